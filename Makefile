@@ -1,0 +1,47 @@
+# Two commands on a fresh machine with Python 3.11: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check check-matrix bench-maps bench-campus bench-propagation train tables clean
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info[:2] >= (3, 11), "hertzmap needs Python 3.11 or newer"'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+demo: $(STAMP)            ## the main job on bundled real input; writes demo-out/report.html
+	$(BIN)/hertzmap demo --out demo-out
+
+test: $(STAMP)            ## all tests, docs and examples
+	$(BIN)/python -m pytest -q
+
+check: $(STAMP)           ## static checks
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+check-matrix: $(STAMP)    ## the tests without the runtime shape hook
+	$(BIN)/python -m pytest -q -o addopts=--import-mode=importlib
+
+bench-maps: $(STAMP)      ## resumable: CELLS="default kp-0.005" picks cells; default is all of them
+	$(BIN)/hertzmap bench maps $(if $(CELLS),--cells "$(CELLS)")
+
+bench-campus: $(STAMP)    ## leave-places-out on measured RSRP
+	$(BIN)/hertzmap bench campus
+
+bench-propagation: $(STAMP) ## speed and fit of the dominant-path engine
+	$(BIN)/hertzmap bench propagation
+
+train: $(STAMP)           ## resumable training of the diffusion prior
+	$(BIN)/hertzmap train --out runs/prior
+
+tables: $(STAMP)          ## render the README's tables from results/
+	$(BIN)/hertzmap bench tables
+
+clean:
+	rm -rf $(VENV) demo-out

@@ -1,0 +1,1 @@
+"""The user meets the nouns: command line, report, plots."""

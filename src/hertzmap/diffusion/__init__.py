@@ -1,0 +1,1 @@
+"""Noise becomes a sample; knows no radio."""

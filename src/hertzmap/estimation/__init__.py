@@ -1,0 +1,1 @@
+"""Reports and site become a MapPosterior; one file per method."""

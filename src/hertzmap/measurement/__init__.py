@@ -1,0 +1,1 @@
+"""A RadioMap becomes Reports; the operator that simulates and inverts."""

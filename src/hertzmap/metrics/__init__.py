@@ -1,0 +1,1 @@
+"""Posterior and truth become numbers; never knows which method made them."""

@@ -1,0 +1,1 @@
+"""Measurements and site become a PositionPosterior; one file per method."""

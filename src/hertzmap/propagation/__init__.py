@@ -1,0 +1,1 @@
+"""A Scene and Transmitters become RadioMaps."""

@@ -1,0 +1,1 @@
+"""Method and data become a checkpoint."""
