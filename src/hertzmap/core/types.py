@@ -44,7 +44,7 @@ class Road:
 @final
 @dataclass(frozen=True)
 class Scene:
-    """Buildings and roads of a place in local metres (east, north), with the way back to lon/lat."""
+    """Buildings and roads of a place in local metres (east, north), reversible to lon/lat."""
 
     footprints: tuple[Polygon, ...]
     """Building outlines with holes; valid, non-empty, in local metres."""
@@ -167,7 +167,7 @@ class Transmitter:
 @final
 @dataclass(frozen=True)
 class RadioMap:
-    """Radio layers per transmitter on one grid. "No path" and "indoors" are masks, never numbers."""
+    """Radio layers per transmitter on a grid; no path and indoors are masks, never numbers."""
 
     grid: Grid
     """The raster."""

@@ -5,6 +5,9 @@ batch, tx, rows, cols, points, candidates, samples, antennas, subcarriers, steps
 taps, paths, ports, buildings.
 """
 
+from dataclasses import dataclass
+from typing import final
+
 import numpy as np
 from jaxtyping import Float
 
@@ -33,3 +36,30 @@ def to_db(ratio: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
 def wavelength_m(carrier_hz: float) -> float:
     """Wavelength [m] of a carrier [Hz] in vacuum."""
     return SPEED_OF_LIGHT_M_S / carrier_hz
+
+
+@final
+@dataclass(frozen=True)
+class GreyScale:
+    """The fixed linear scale between path gain [dB] and grey in [0, 1].
+
+    Source: RadioMapSeer's span of 99.16 dB from -147 dB (see the spec of its decoding).
+    """
+
+    min_db: float = -147.0
+    """Path gain of grey 0 [dB]: the floor."""
+    max_db: float = -47.84
+    """Path gain of grey 1 [dB]."""
+
+    @property
+    def span_db(self) -> float:
+        """Width of the scale [dB]."""
+        return self.max_db - self.min_db
+
+    def to_grey(self, gain_db: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+        """Path gain [dB] to grey, clipped to [0, 1]."""
+        return np.clip((gain_db - self.min_db) / self.span_db, 0.0, 1.0)
+
+    def to_db(self, grey: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+        """Grey to path gain [dB]; not clipped."""
+        return self.min_db + grey * self.span_db
