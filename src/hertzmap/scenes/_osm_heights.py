@@ -43,11 +43,11 @@ def _number(text: str) -> float:
 
 
 def parse_metres(text: str) -> float | None:
-    """A length in the ways people write it, in metres; None if it is no length.
+    r"""A length in the ways people write it, in metres; None if it is no length.
 
     >>> parse_metres("12"), parse_metres("12,5 m"), parse_metres("tall")
     (12.0, 12.5, None)
-    >>> round(parse_metres("40'6\\""), 4)
+    >>> round(parse_metres("40'6\""), 4)
     12.3444
     """
     text = text.strip()

@@ -458,9 +458,7 @@ def _filled(shape: shapely.Geometry) -> shapely.Geometry:
     return shape if shape.is_valid else shapely.make_valid(shape, method="structure")
 
 
-def _rings(
-    ways: tuple[int, ...], extract: _Extract, geometry: _Geometry
-) -> tuple[list[shapely.Geometry], int, int]:
+def _rings(ways: tuple[int, ...], geometry: _Geometry) -> tuple[list[shapely.Geometry], int, int]:
     """Filled rings that the ways close; the number of missing ways and of unclosed lines."""
     rings: list[shapely.Geometry] = []
     open_lines: list[LineString] = []
@@ -501,8 +499,8 @@ def _relation_polygons(
     if not relation.outer:
         groups = f"; its members are {', '.join(relation.groups)}" if relation.groups else ""
         return (), f"it has no outer way{groups}"
-    outer, missing, unclosed = _rings(relation.outer, extract, geometry)
-    inner, inner_missing, inner_unclosed = _rings(relation.inner, extract, geometry)
+    outer, missing, unclosed = _rings(relation.outer, geometry)
+    inner, inner_missing, inner_unclosed = _rings(relation.inner, geometry)
     faults = missing + unclosed + inner_missing + inner_unclosed + len(relation.groups)
     detail = (
         f"{missing + inner_missing} of its {len(relation.outer) + len(relation.inner)} ways are "
