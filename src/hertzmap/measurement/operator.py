@@ -243,9 +243,10 @@ def bilinear(
     return cell, tap, mass
 
 
-def _nearest_free(
+def nearest_free(
     grid: Grid, free: Bool[np.ndarray, "rows cols"], place_m: Float[np.ndarray, "points 2"]
 ) -> Bool[np.ndarray, " points"]:
+    """Whether each place (east, north) [m] has a free cell on the map as its nearest."""
     cell = np.clip(grid.cell(place_m), 0, np.array(grid.shape) - 1)
     return grid.contains(place_m) & free[cell[:, 0], cell[:, 1]]
 
@@ -326,7 +327,8 @@ class DriftOperator:
         free = np.ascontiguousarray(free)
         pixel = np.ascontiguousarray(grid.to_pixel(reported_m))
         cov = np.asarray(drift_cov_m2, np.float64) / grid.spacing_m**2
-        variance = np.stack([cov[:, 1, 1], cov[:, 0, 0], cov[:, 0, 1]], axis=-1)
+        own = np.maximum(np.diagonal(cov, axis1=1, axis2=2), 0.0)
+        variance = np.stack([own[:, 1], own[:, 0], cov[:, 0, 1]], axis=-1)
         smallest = np.sqrt(np.maximum(np.linalg.eigvalsh(cov)[:, 0], 0.0))
         fine = np.where(smallest < FINE_BELOW_CELLS, 2, 1) if q is None else np.full(len(cov), q)
         reach = np.zeros((len(pixel), 2), np.int64)
@@ -386,14 +388,14 @@ class DriftOperator:
         normal = np.broadcast_to(generator.standard_normal(shape), (points, draws, 2))
         offset = np.einsum("pab,pdb->pda", root, normal).reshape(-1, 2)
         report = np.repeat(np.arange(points), draws)
-        valid = _nearest_free(grid, free, reported_m[report] + offset)
+        valid = nearest_free(grid, free, reported_m[report] + offset)
         for _ in range(0 if shared else _MOST_REDRAWS):
             again = np.flatnonzero(~valid)
             if not len(again):
                 break
             fresh = generator.standard_normal((len(again), 2))
             offset[again] = np.einsum("pab,pb->pa", root[report[again]], fresh)
-            valid[again] = _nearest_free(grid, free, reported_m[report[again]] + offset[again])
+            valid[again] = nearest_free(grid, free, reported_m[report[again]] + offset[again])
         offset, report = offset[valid], report[valid]
         count = np.bincount(report, minlength=points)
         kept = count > 0
