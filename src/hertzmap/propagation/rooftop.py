@@ -1,0 +1,118 @@
+"""The route over the rooftops: straight rays through the height raster, roofs as knife edges.
+
+A ray runs from the antenna to every border cell of the window. Along it the upper convex hull of
+the profile seen so far, as looked at from the antenna, is kept on a stack; its vertices are the
+only roofs that can be edges for a receiver farther out. At every cell the ray passes, at most
+three of them are charged (Deygout), or one equivalent edge (Bullington). A roof just below the
+line is charged too, so nothing jumps where the line of sight grazes a roof. Flat ground is no
+edge.
+
+Source: ITU-R P.526-15 eq. 31 (single edge); Deygout, IEEE Trans. Antennas Propag. 14(4), 1966;
+Bullington, Proc. IRE 35(10), 1947. Heights of edges are measured vertically and distances
+horizontally.
+"""
+
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from hertzmap.core.errors import PropagationError
+from hertzmap.core.grid import Grid
+from hertzmap.core.units import wavelength_m
+from hertzmap.propagation._rooftop_kernels import EDGE_THRESHOLD, measure_line, walk_rays
+
+
+def edge_loss_db(nu: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """Loss of one knife edge [dB]. Source: ITU-R P.526-15 eq. 31.
+
+    Args:
+        nu: dimensionless clearance; 0 when the edge just touches the line.
+
+    >>> [round(float(loss), 2) for loss in edge_loss_db(np.array([-1.0, 0.0, 1.0]))]
+    [0.0, 6.03, 13.93]
+    """
+    shifted = np.maximum(nu, EDGE_THRESHOLD) - 0.1
+    loss = 6.9 + 20.0 * np.log10(np.sqrt(shifted * shifted + 1.0) + shifted)
+    return np.where(nu > EDGE_THRESHOLD, loss, 0.0)
+
+
+def rooftop_loss(
+    height_m: Float[np.ndarray, "raster_rows raster_cols"],
+    raster_grid: Grid,
+    grid: Grid,
+    place_m: tuple[float, float, float],
+    carrier_hz: float,
+    receiver_height_m: float,
+    edges: Literal["deygout", "bullington"] = "deygout",
+) -> tuple[
+    Float[np.ndarray, "rows cols"],
+    Float[np.ndarray, "rows cols"],
+    Float[np.ndarray, "rows cols"],
+    Bool[np.ndarray, "rows cols"],
+]:
+    """Edges, length and angle of the straight route over the roofs to every cell of a grid.
+
+    The transmitter may stand outside the raster; the ground there is flat and bare. Roofs in the
+    transmitter's own cell are no edges.
+
+    Args:
+        height_m: building height above ground [m], float32, 0 outdoors; grid plus margin.
+        raster_grid: grid of `height_m`; same cells as `grid`, reaching at least as far.
+        grid: cells to evaluate.
+        place_m: antenna (east, north, up) [m].
+        carrier_hz: carrier frequency [Hz].
+        receiver_height_m: height of every receiver above ground [m].
+        edges: ``deygout`` (at most three edges) or ``bullington`` (one equivalent edge).
+
+    Returns:
+        loss of the edges [dB], infinite where a building is higher than the receiver; straight
+        distance [m], at least 0.5; zenith at the transmitter [rad]; and whether nothing stands
+        in the straight line. float32, except the last.
+
+    Raises:
+        PropagationError: if the two grids do not share their cells.
+    """
+    row_offset, col_offset = _offset(raster_grid, grid, height_m.shape)
+    pixel = raster_grid.to_pixel(np.array(place_m[:2], dtype=np.float64))
+    loss_db = np.zeros(grid.shape, np.float32)
+    distance_m = np.empty(grid.shape, np.float32)
+    zenith_rad = np.empty(grid.shape, np.float32)
+    clear = np.ones(grid.shape, np.bool_)
+    walk_rays(
+        np.ascontiguousarray(height_m, dtype=np.float32),
+        row_offset,
+        col_offset,
+        float(pixel[0]),
+        float(pixel[1]),
+        float(place_m[2]),
+        raster_grid.spacing_m,
+        wavelength_m(carrier_hz),
+        float(receiver_height_m),
+        edges == "bullington",
+        loss_db,
+        clear,
+    )
+    row, col = float(pixel[0]) - row_offset, float(pixel[1]) - col_offset
+    drop_m = float(place_m[2]) - receiver_height_m
+    measure_line(row, col, drop_m, grid.spacing_m, distance_m, zenith_rad)
+    return loss_db, distance_m, zenith_rad, clear
+
+
+def _offset(raster_grid: Grid, grid: Grid, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Row and column of the grid's first cell in the raster, if their cells coincide."""
+    first = raster_grid.to_pixel(grid.place(np.zeros(2)))
+    row, col = (int(value) for value in np.rint(first))
+    same_cells = np.isclose(raster_grid.spacing_m, grid.spacing_m) and np.allclose(
+        first, (row, col), atol=1e-3
+    )
+    inside = min(row, col) >= 0 and (
+        row + grid.rows <= raster_grid.rows and col + grid.cols <= raster_grid.cols
+    )
+    if not (same_cells and inside and shape == raster_grid.shape):
+        msg = (
+            f"the height raster {raster_grid} of shape {shape} does not hold the cells of {grid}; "
+            "give both grids the same spacing and origins a whole number of cells apart"
+        )
+        raise PropagationError(msg)
+    return row, col
