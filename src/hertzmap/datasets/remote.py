@@ -112,7 +112,8 @@ def extract_path(name: str) -> Path:
     files = _extract_files()
     if name not in files:
         msg = (
-            f"there is no map extract {name!r} in {data_root()}; it has {', '.join(sorted(files))}; "
+            f"there is no map extract {name!r} in {data_root()}, which has "
+            f"{', '.join(sorted(files))}; "
             f"set {ENVIRONMENT_VARIABLE} to a data folder that holds it"
         )
         raise DataError(msg)
