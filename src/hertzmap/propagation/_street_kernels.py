@@ -393,6 +393,24 @@ def search(
 
 @njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
 @no_type_check
+def sweep_block(
+    east_m, best, who, first, stop, ce, dn2, along, way_e, length, factor, slope1, slope2, mark
+):
+    """Take the cells of one block, from `first` to before `stop`, that a label serves cheaper."""
+    half, one = np.float32(0.5), np.float32(1.0)
+    for lane in range(LANES):
+        de = east_m[lane] - ce
+        squared = de * de + dn2
+        inverse = one / np.sqrt(squared)
+        s2 = max(np.float32(0.0), half - half * (de * way_e + along) * inverse)
+        new = (length + squared * inverse) * factor * (one + slope1 * np.sqrt(s2) + slope2 * s2)
+        wins = (new < best[lane]) & (lane >= first) & (lane < stop)
+        best[lane] = new if wins else best[lane]
+        who[lane] = mark if wins else who[lane]
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+@no_type_check
 def sweep(
     settled, order, labels, corner, label_length, label_factor, label_way, k1, k2, spacing,
     span_start, span, east_m, cost, winner,
@@ -413,7 +431,7 @@ def sweep(
     """
     cost[:] = FAR
     winner[:] = -1
-    half, one, tiny = np.float32(0.5), np.float32(1.0), np.float32(1e-6)
+    tiny = np.float32(1e-6)
     slope1, slope2 = np.float32(k1), np.float32(k2)
     for rank in range(settled):
         label = order[rank]
@@ -429,18 +447,11 @@ def sweep(
             dn2, along = dn * dn + tiny, dn * way_n
             best, who = cost[row], winner[row]
             for base in range(first // LANES * LANES, stop, LANES):
-                for lane in range(LANES):
-                    col = base + lane
-                    de = east_m[col] - ce
-                    squared = de * de + dn2
-                    inverse = one / np.sqrt(squared)
-                    s2 = max(np.float32(0.0), half - half * (de * way_e + along) * inverse)
-                    s = np.sqrt(s2)
-                    new = (length + squared * inverse) * factor
-                    new = new * (one + slope1 * s + slope2 * s2)
-                    wins = (new < best[col]) & (np.int32(col) >= first) & (np.int32(col) < stop)
-                    best[col] = new if wins else best[col]
-                    who[col] = mark if wins else who[col]
+                sweep_block(
+                    east_m[base : base + LANES], best[base : base + LANES],
+                    who[base : base + LANES], np.int32(first - base), np.int32(stop - base),
+                    ce, dn2, along, way_e, length, factor, slope1, slope2, mark,
+                )  # fmt: skip
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
