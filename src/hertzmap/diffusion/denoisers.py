@@ -25,7 +25,7 @@ class UNetConfig:
     """Number of condition scalars."""
     patch: int = 8
     """Side of a lossless patch [pixels]."""
-    widths: tuple[int, ...] = (80, 128, 192)
+    widths: tuple[int, ...] = (64, 128, 192)
     """Channels per level; each level halves the resolution."""
     condition_widths: tuple[int, ...] = (64, 64, 64)
     """Channels of the condition encoder per level."""

@@ -5,6 +5,7 @@ Each takes a denoiser (expected clean sample), the noise, and the angles from pi
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -76,7 +77,7 @@ def sample(
         raise ValueError(msg)
     step = SOLVERS[solver]
     state = noise
-    for phi, phi_next in zip(angles[:-1], angles[1:], strict=True):
+    for phi, phi_next in pairwise(angles):
         if checkpoint and torch.is_grad_enabled():
             state = torch_checkpoint(step, denoiser, state, phi, phi_next, use_reentrant=False)
         else:
@@ -91,7 +92,7 @@ def encode(denoiser: Denoiser, clean: Tensor, angles: Sequence[float]) -> Tensor
     """
     rising = tuple(reversed(angles))
     state = clean
-    for phi, phi_next in zip(rising[:-1], rising[1:], strict=True):
+    for phi, phi_next in pairwise(rising):
         if phi <= 0.0:
             state = math.cos(phi_next) * clean
             continue

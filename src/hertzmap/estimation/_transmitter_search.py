@@ -1,0 +1,170 @@
+"""Where the transmitter may be, judged by the reports through the prior's own conditional mean.
+
+One evaluation of the denoiser at pure noise is the mean map given a supposed transmitter. Its
+misfit to the reports, with the few global unknowns of the link budget marginalised in closed
+form, weighs the candidates. No other model enters, and no transmitter is told.
+"""
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from hertzmap.core.grid import Grid
+from hertzmap.diffusion.denoisers import MapUNet
+from hertzmap.scenes.wayfinding import transmitter_planes
+
+BASIS_STD = (0.06, 0.10, 0.08, 0.08, 0.06, 0.06)
+"""Prior standard deviations [grey] of what the mean map leaves open, in the order of `basis`:
+offset, slope with distance, detour, wall, and a first harmonic of the antenna's azimuth."""
+
+
+@final
+@dataclass(frozen=True)
+class Evidence:
+    """How well one supposed transmitter explains the reports."""
+
+    place_m: tuple[float, float]
+    """Supposed (east, north) [m]."""
+    log_evidence: float
+    """Log marginal likelihood of the reports, global unknowns integrated out."""
+    coefficient: Float[np.ndarray, " terms"]
+    """Posterior mean of the global unknowns [grey], in the order of `BASIS_STD`."""
+
+
+def basis(
+    planes: Float[np.ndarray, "planes rows cols"], grid: Grid, place_m: tuple[float, float]
+) -> Float[np.ndarray, "terms rows cols"]:
+    """Fields that the global unknowns multiply: eq. 16's terms around the mean map."""
+    centre = grid.centres_m() - np.asarray(place_m)
+    azimuth = np.arctan2(centre[..., 1], centre[..., 0])
+    distance, detour, sight, wall = planes
+    return np.stack(
+        [
+            np.ones_like(distance),
+            3.0 * (distance - 0.6),
+            2.0 * detour,
+            wall * (1.0 - sight),
+            np.cos(azimuth),
+            np.sin(azimuth),
+        ]
+    ).astype(np.float32)
+
+
+def linear_evidence(
+    residual: Float[np.ndarray, " points"],
+    variance: Float[np.ndarray, " points"],
+    terms: Float[np.ndarray, "points terms"],
+    prior_std: Float[np.ndarray, " terms"],
+    temperature: float = 1.0,
+) -> tuple[float, Float[np.ndarray, " terms"]]:
+    """Log evidence and posterior mean of r = terms b + e, b ~ N(0, prior), e ~ N(0, variance).
+
+    `temperature` above 1 counts reports as so many times fewer, for model errors that
+    neighbouring reports share.
+    """
+    scaled = terms / (variance * temperature)[:, None]
+    precision = terms.T @ scaled + np.diag(prior_std**-2)
+    right = scaled.T @ residual
+    factor = np.linalg.cholesky(precision)
+    half = np.linalg.solve(factor, right)
+    mean = np.linalg.solve(factor.T, half)
+    fit = (residual**2 / variance).sum() / temperature - half @ half
+    norm = np.log(variance).sum() / temperature
+    volume = 2.0 * np.log(np.diag(factor)).sum() + 2.0 * np.log(prior_std).sum()
+    return float(-0.5 * (fit + norm + volume)), mean
+
+
+@final
+@dataclass(frozen=True)
+class SearchSite:
+    """One resolution of the search: grid, mask, and how reports read it."""
+
+    grid: Grid
+    """Rows and columns are multiples of the network's."""
+    free: Bool[np.ndarray, "rows cols"]
+    """Outdoor mask."""
+    cell: np.ndarray
+    """Flat index of the cell of each report, shape (points,)."""
+
+
+class TransmitterSearch:
+    """Scores supposed transmitters of one set of reports; results are remembered per place."""
+
+    def __init__(
+        self,
+        network: MapUNet,
+        grey: Float[np.ndarray, " points"],
+        noise: Float[np.ndarray, " points"],
+        offset_std: float,
+        *,
+        model_std: float,
+        temperature: float,
+        seed: int,
+    ) -> None:
+        self.network = network
+        self.grey = grey
+        self.variance = noise**2 + model_std**2
+        self.prior_std = np.array(BASIS_STD)
+        self.prior_std[0] = np.hypot(self.prior_std[0], offset_std)
+        self.temperature = temperature
+        self.seed = seed
+
+    def mean_maps(
+        self, site: SearchSite, planes: Float[np.ndarray, "batch planes rows cols"]
+    ) -> Float[np.ndarray, "batch rows cols"]:
+        """Mean map [grey] given each supposed transmitter: one denoiser call at pure noise."""
+        free = np.broadcast_to(site.free, (len(planes), 1, *site.grid.shape))
+        stack = torch.from_numpy(np.concatenate([free.astype(np.float32), planes], axis=1))
+        draw = torch.Generator().manual_seed(self.seed)
+        noise = torch.randn((1, 1, *site.grid.shape), generator=draw).expand(
+            len(planes), -1, -1, -1
+        )
+        scalars = stack.new_tensor([[np.log2(site.grid.spacing_m), 1.0]]).expand(len(planes), -1)
+        angle = stack.new_full((len(planes),), 0.5 * np.pi)
+        with torch.no_grad():
+            clean: Tensor = self.network(noise, angle, stack, scalars)
+        return (0.5 * (clean[:, 0] + 1.0)).numpy()
+
+    def score(
+        self, site: SearchSite, places_m: Float[np.ndarray, "points 2"], batch: int = 16
+    ) -> list[Evidence]:
+        """Evidence of each supposed place."""
+        found = []
+        for start in range(0, len(places_m), batch):
+            chosen = [(float(p[0]), float(p[1])) for p in places_m[start : start + batch]]
+            planes = np.stack([transmitter_planes(site.free, site.grid, p) for p in chosen])
+            maps = self.mean_maps(site, planes)
+            for place, stack, mean in zip(chosen, planes, maps, strict=True):
+                terms = basis(stack, site.grid, place).reshape(len(BASIS_STD), -1)[:, site.cell].T
+                residual = self.grey - mean.reshape(-1)[site.cell]
+                value, coefficient = linear_evidence(
+                    residual, self.variance, terms, self.prior_std, self.temperature
+                )
+                found.append(Evidence(place, value, coefficient))
+        return found
+
+
+def lattice(
+    grid: Grid, step_m: float, outside_m: float, free: Bool[np.ndarray, "rows cols"] | None = None
+) -> Float[np.ndarray, "points 2"]:
+    """Candidate places every `step_m`, and every 2 `step_m` in the ring up to `outside_m` away."""
+    west, south, east, north = grid.bounds_m
+    inner = _mesh(west, south, east, north, step_m)
+    if free is not None:
+        cell = np.clip(grid.cell(inner), 0, np.array(grid.shape) - 1)
+        inner = inner[free[cell[:, 0], cell[:, 1]]]
+    if outside_m <= 0.0:
+        return inner
+    reach = outside_m
+    ring = _mesh(west - reach, south - reach, east + reach, north + reach, 2.0 * step_m)
+    return np.concatenate([inner, ring[~grid.contains(ring)]])
+
+
+def _mesh(west: float, south: float, east: float, north: float, step_m: float) -> np.ndarray:
+    easts = np.arange(west + 0.5 * step_m, east, step_m)
+    norths = np.arange(south + 0.5 * step_m, north, step_m)
+    return np.stack(np.meshgrid(easts, norths), axis=-1).reshape(-1, 2)

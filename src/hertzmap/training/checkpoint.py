@@ -1,0 +1,123 @@
+"""Weights as they are shipped: half-precision safetensors, each with a JSON card beside it."""
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+import hertzmap
+from hertzmap.core import registry
+from hertzmap.core.errors import DataError
+from hertzmap.core.units import GreyScale
+from hertzmap.diffusion.denoisers import MapUNet, UNetConfig
+from hertzmap.estimation.base import AbstractEstimator
+
+WEIGHTS: dict[tuple[str, str], str] = {("radiodiff_inv2", "as_published"): "prior-paper"}
+"""Weights that a preset of a method wants; `DEFAULT_WEIGHTS` otherwise."""
+DEFAULT_WEIGHTS: dict[str, str] = {"radiodiff_inv2": "prior"}
+"""Weights of the methods that have any."""
+
+
+def weights_folder() -> Path:
+    """Folder of the shipped weights."""
+    return Path(str(resources.files(hertzmap))) / "weights"
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _commit() -> str:
+    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def export(state: Path, target: Path, config: UNetConfig, facts: Mapping[str, object]) -> Path:
+    """Write the averaged weights of a run as half-precision safetensors with a card.
+
+    Args:
+        state: ``state.safetensors`` of a training stage.
+        target: path of the weights, ending in ``.safetensors``; the card ends in ``.json``.
+        config: the network's layout.
+        facts: what else the card says: data, cities, split, seed, figures, limits.
+    """
+    stored = load_file(state)
+    weights = {
+        name.removeprefix("average."): value.half().contiguous()
+        for name, value in stored.items()
+        if name.startswith("average.")
+    }
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_suffix(".part")
+    save_file(weights, partial, metadata={"format": "hertzmap-map-unet-1"})
+    partial.replace(target)
+    card = {
+        "network": asdict(config),
+        "parameters": sum(value.numel() for value in weights.values()),
+        "steps": int(stored["step"].item()),
+        "scale": asdict(GreyScale()),
+        "target": "expected clean map u = 2 grey - 1 on free cells, 0 in walls",
+        "sha256": digest(target),
+        "commit": _commit(),
+        "version": hertzmap.__version__,
+        "torch": torch.__version__,
+        **facts,
+    }
+    target.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
+    return target
+
+
+def load_network(path: Path) -> MapUNet:
+    """Build the network a weights file describes.
+
+    Raises:
+        DataError: if weights or card are missing or do not belong together.
+    """
+    card_path = path.with_suffix(".json")
+    if not (path.exists() and card_path.exists()):
+        msg = f"no weights at {path} with a card beside them; train them by `hertzmap train`"
+        raise DataError(msg)
+    card: dict[str, Any] = json.loads(card_path.read_text())
+    if digest(path) != card["sha256"]:
+        msg = f"{path} is not the file its card describes (SHA-256 differs); fetch it again"
+        raise DataError(msg)
+    layout = dict(card["network"])
+    layout["widths"] = tuple(layout["widths"])
+    layout["condition_widths"] = tuple(layout["condition_widths"])
+    network = MapUNet(UNetConfig(**layout))
+    network.load_state_dict({k: v.float() for k, v in load_file(path).items()})
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.eval()
+
+
+def load_estimator(
+    name: str, preset: str, *, weights: Path | None = None, **options: object
+) -> AbstractEstimator:
+    """Build an estimator by name and preset, with its weights where it has any.
+
+    Args:
+        name: method, see `registry.names("estimation")`.
+        preset: one of the method's presets.
+        weights: other weights than the shipped ones.
+        options: settings of the method's config to change.
+
+    Raises:
+        ConfigError: if method, preset or setting is not known.
+        DataError: if its weights are missing or damaged.
+    """
+    method = registry.get("estimation", name).from_preset(preset)
+    if name in DEFAULT_WEIGHTS:
+        wanted = WEIGHTS.get((name, preset), DEFAULT_WEIGHTS[name])
+        path = weights or weights_folder() / f"{wanted}.safetensors"
+        method = replace(method, network=load_network(path))
+    if options:
+        method = method.with_options(**options)
+    return method

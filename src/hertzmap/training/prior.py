@@ -1,0 +1,243 @@
+"""Training of the diffusion prior over radio maps, in three stages of one resumable command.
+
+1. ``backbone``: with the transmitter given, as the paper's backbone.
+2. ``prior``: goes on with condition dropout, so one network serves with and without transmitter.
+3. ``paper``: from the backbone, only condition modules tuned, transmitter never given: the
+   paper's own adaptation.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hertzmap.core.units import GreyScale
+from hertzmap.datasets.generate import GenerateConfig, generate, read_shard
+from hertzmap.diffusion.denoisers import MapUNet, UNetConfig
+from hertzmap.diffusion.losses import denoising_loss
+from hertzmap.diffusion.process import shifted_angle
+from hertzmap.estimation._rasters import condition_planes, condition_scalars
+from hertzmap.scenes.wayfinding import transmitter_planes
+from hertzmap.training.loop import Batch, LoopConfig, train
+
+
+@final
+@dataclass(frozen=True)
+class PriorConfig:
+    """Everything that shapes the prior."""
+
+    network: UNetConfig = UNetConfig()
+    """Layout of the denoiser."""
+    loop: LoopConfig = LoopConfig()
+    """Length and rates of stages 1 and 2 together."""
+    backbone_steps: int = 1500
+    """Steps of stage 1."""
+    paper_steps: int = 600
+    """Steps of stage 3."""
+    agnostic_share: float = 0.3
+    """Stage 2: share of samples whose transmitter planes are replaced by the building mask."""
+    shift: float = 3.0
+    """Noise levels of training: tan(phi) = shift tan(pi t / 2), t uniform."""
+    training: GenerateConfig = GenerateConfig()
+    """Training maps."""
+    validation: GenerateConfig = GenerateConfig(
+        split="validation", transmitters=4, tiles_per_extract=4, coarse_tiles_per_extract=1
+    )
+    """Validation maps."""
+
+
+class MapSet:
+    """Maps and transmitter planes in memory as bytes; draws augmented batches."""
+
+    def __init__(self, folder: Path, workers: int = 2) -> None:
+        shards = [read_shard(path) for path in sorted(folder.glob("*.npz"))]
+        self.free = np.stack([shard.free for shard in shards])
+        self.spacing_m = np.array([shard.grid.spacing_m for shard in shards])
+        self.tile = np.repeat(np.arange(len(shards)), [len(s.grey) for s in shards])
+        self.grey = np.concatenate([shard.grey for shard in shards])
+        jobs = [(s, place) for s in shards for place in s.place_m]
+        cache = folder / f"planes-{len(jobs)}.npy"
+        if cache.exists():
+            self.planes = np.load(cache)
+            return
+
+        def work(job: tuple) -> np.ndarray:  # type: ignore[type-arg]
+            shard, place = job
+            planes = transmitter_planes(shard.free, shard.grid, (place[0], place[1]))
+            return np.rint(np.clip(planes, 0.0, 1.0) * 255.0).astype(np.uint8)
+
+        self.planes = np.empty((len(jobs), 4, *self.grey.shape[1:]), dtype=np.uint8)
+        with ThreadPoolExecutor(workers) as pool:
+            for index, planes in enumerate(pool.map(work, jobs)):
+                self.planes[index] = planes
+        np.save(cache, self.planes)
+
+    def __len__(self) -> int:
+        return len(self.grey)
+
+    def batch(self, index: np.ndarray, symmetry: np.ndarray, agnostic: np.ndarray) -> Batch:
+        """Samples by index, each turned and mirrored by its symmetry (0-7)."""
+        turned = np.empty((len(index), 6, *self.grey.shape[1:]), dtype=np.uint8)
+        for place, i, s in zip(turned, index, symmetry, strict=True):
+            free = 255 * self.free[self.tile[i]].astype(np.uint8)
+            stack = np.rot90(np.stack([self.grey[i], free, *self.planes[i]]), s % 4, axes=(1, 2))
+            place[:] = stack[:, :, ::-1] if s >= 4 else stack
+        stacked = torch.from_numpy(turned).float() / 255.0
+        free = stacked[:, 1:2]
+        spacing = self.spacing_m[self.tile[index]]
+        return {
+            "clean": (2.0 * stacked[:, :1] - 1.0) * free,
+            "weight": free.contiguous(),
+            "planes": condition_planes(stacked[:, 1:], torch.from_numpy(agnostic)),
+            "scalars": condition_scalars(
+                torch.from_numpy(spacing.astype(np.float32)), torch.from_numpy(agnostic)
+            ),
+        }
+
+
+def _draw(
+    maps: MapSet, config: PriorConfig, agnostic_share: float
+) -> Callable[[np.random.Generator, int], Batch]:
+    def draw(rng: np.random.Generator, _step: int) -> Batch:
+        count = config.loop.batch
+        agnostic = rng.random(count) < agnostic_share
+        batch = maps.batch(
+            rng.integers(len(maps), size=count), rng.integers(8, size=count), agnostic
+        )
+        time = (np.arange(count) + rng.random(count)) / count
+        angle = shifted_angle(torch.from_numpy(np.clip(time, 0.02, 1.0)).float(), config.shift)
+        batch["angle"] = angle[torch.from_numpy(rng.permutation(count))]
+        noise = rng.standard_normal(batch["clean"].shape, dtype=np.float32)
+        batch["noise"] = torch.from_numpy(noise)
+        return batch
+
+    return draw
+
+
+def _loss(network: nn.Module, batch: Batch) -> Tensor:
+    def denoiser(state: Tensor, angle: Tensor) -> Tensor:
+        return network(state, angle, batch["planes"], batch["scalars"])
+
+    return denoising_loss(
+        denoiser, batch["clean"], batch["noise"], batch["angle"], batch["weight"]
+    ).mean()
+
+
+def _validator(maps: MapSet, config: PriorConfig) -> Callable[[nn.Module], dict[str, float]]:
+    """Denoising loss and one-step conditional mean on fixed draws of the validation cities."""
+    rng = np.random.default_rng(0)
+    index = rng.permutation(len(maps))[:32]
+    groups = np.array_split(index, 2)
+    noises = [
+        torch.from_numpy(rng.standard_normal((len(g), 1, 256, 256), dtype=np.float32))
+        for g in groups
+    ]
+    times = [torch.from_numpy((np.arange(len(g)) + 0.5) / len(g)).float() for g in groups]
+
+    @torch.no_grad()
+    def validate(network: nn.Module) -> dict[str, float]:
+        network.eval()
+        figures: dict[str, list[float]] = {}
+        for mode, agnostic in (("tx", False), ("agnostic", True)):
+            for group, noise, time in zip(groups, noises, times, strict=True):
+                flags = np.full(len(group), agnostic)
+                batch = maps.batch(group, np.zeros(len(group), dtype=int), flags)
+                batch |= {"noise": noise, "angle": shifted_angle(time, config.shift)}
+                figures.setdefault(f"loss_{mode}", []).append(float(_loss(network, batch)))
+                angle = torch.full((len(group),), 0.5 * torch.pi)
+                mean = network(noise, angle, batch["planes"], batch["scalars"])
+                error = batch["weight"] * (0.5 * (mean - batch["clean"])) ** 2
+                mse = error.flatten(1).sum(1) / batch["weight"].flatten(1).sum(1)
+                figures.setdefault(f"mean_psnr_{mode}", []).extend(
+                    (-10.0 * torch.log10(mse)).tolist()
+                )
+        return {name: float(np.mean(values)) for name, values in figures.items()}
+
+    return validate
+
+
+def build(config: UNetConfig, seed: int = 0) -> MapUNet:
+    """A fresh network in the memory layout that is fastest on CPUs."""
+    torch.manual_seed(seed)
+    network = MapUNet(config)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def run(
+    folder: Path,
+    config: PriorConfig | None = None,
+    *,
+    stages: tuple[str, ...] = ("backbone", "prior", "paper"),
+    progress: Callable[[str, int, int, dict[str, float]], None] = lambda *_: None,
+) -> Path:
+    """Generate what is missing, then train stage by stage; killed runs go on where they were.
+
+    Args:
+        folder: holds shards, run states, logs and ``config.json``.
+        config: all settings; the default is what the shipped weights were trained with.
+        stages: which stages to run, in their order.
+        progress: called with (stage, step, steps, figures).
+
+    Returns:
+        The folder, with ``<stage>/state.safetensors`` for each stage.
+    """
+    config = config or PriorConfig()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))
+    for part, settings in (("training", config.training), ("validation", config.validation)):
+        for done, _name in enumerate(generate(settings, folder / part), start=1):
+            progress(f"maps ({part})", done, 0, {})
+    maps, held_out = MapSet(folder / "training"), MapSet(folder / "validation")
+    validate = _validator(held_out, config)
+    network = build(config.network)
+    average = deepcopy(network)
+    for stage in stages:
+        target = folder / stage
+        loop, share, trainable = config.loop, 0.0, None
+        if stage == "backbone":
+            loop = replace(loop, steps=config.backbone_steps, decay=1)
+        elif stage == "prior":
+            share = config.agnostic_share
+            _start_from(folder / "backbone", target)
+        elif stage == "paper":
+            share = 1.0
+            _start_from(folder / "backbone", target)
+            last = config.backbone_steps + config.paper_steps
+            loop = replace(loop, steps=last, decay=config.paper_steps)
+            trainable = network.condition_parameters()
+
+        def tell(step: int, figures: dict[str, float], stage: str = stage, n: int = loop.steps):  # noqa: ANN202
+            progress(stage, step, n, figures)
+
+        draw = _draw(maps, config, share)
+        train(
+            network,
+            average,
+            _loss,
+            draw,
+            validate,
+            loop,
+            target,
+            trainable=trainable,
+            progress=tell,
+        )
+    return folder
+
+
+def _start_from(source: Path, target: Path) -> None:
+    """Begin a stage at another's last state, unless it has one of its own."""
+    if not (target / "state.safetensors").exists():
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / "state.safetensors", target / "state.safetensors")
+
+
+SCALE = GreyScale()
+"""The grey scale the prior is trained on."""
