@@ -15,8 +15,10 @@ from typing import no_type_check
 import numpy as np
 from numba import njit
 
-BINS = 1024
-"""Bins of each of the four faces of a shadow map."""
+CORNER_BINS = 1024
+"""Bins of each of the four faces of a corner's shadow map."""
+SITE_BINS = 4096
+"""The same of a transmitter's, whose line of sight is a product; four times finer edges."""
 LANES = 16
 """Cells swept at once; workspaces have rows padded to a multiple of it."""
 FAR = np.float32(3.0e38)
@@ -39,10 +41,11 @@ def shadow_map(east, north, walls, shadow):
         east: place of the point [m].
         north: place of the point [m].
         walls: (edges, 4) east, north of both ends [m].
-        shadow: (4, BINS) output; faces look east, north, west, south.
+        shadow: (4, bins) output; faces look east, north, west, south.
     """
     shadow[:] = 0.0
-    half = 0.5 * BINS
+    bins = shadow.shape[1]
+    half = 0.5 * bins
     for k in range(walls.shape[0]):
         e0, n0 = walls[k, 0] - east, walls[k, 1] - north
         e1, n1 = walls[k, 2] - east, walls[k, 3] - north
@@ -79,7 +82,7 @@ def shadow_map(east, north, walls, shadow):
                 continue
             slope = (inv_e - inv_s) / (ue - us)
             low = max(0, math.ceil((us + 1.0) * half - 0.5))
-            high = min(BINS - 1, math.floor((ue + 1.0) * half - 0.5))
+            high = min(bins - 1, math.floor((ue + 1.0) * half - 0.5))
             for b in range(low, high + 1):
                 inverse = np.float32(inv_s + ((b + 0.5) / half - 1.0 - us) * slope)
                 shadow[face, b] = max(shadow[face, b], inverse)
@@ -97,7 +100,8 @@ def sees(east, north, shadow):
     else:
         face = 1 if north > 0 else 3
         depth, across = abs(north), east
-    b = min(BINS - 1, int((across / depth + 1.0) * (0.5 * BINS)))
+    bins = shadow.shape[1]
+    b = min(bins - 1, int((across / depth + 1.0) * (0.5 * bins)))
     return 1.0 / depth >= DEPTH_SLACK * shadow[face, b]
 
 
@@ -106,8 +110,8 @@ def sees(east, north, shadow):
 def _flag_steep(dn, first, last, de, depth_map, free, flags):
     """Visibility of cells [first, last) of a row that the north or south face looks at."""
     inverse = np.float32(1.0) / max(abs(dn), np.float32(1e-6))
-    half = np.float32(0.5 * BINS)
-    top = np.int32(BINS - 1)
+    half = np.float32(0.5 * depth_map.shape[0])
+    top = np.int32(depth_map.shape[0] - 1)
     for c in range(first, last):
         b = min(top, max(np.int32(0), np.int32((de[c] * inverse + np.float32(1.0)) * half)))
         flags[c] = free[c] & (inverse >= DEPTH_SLACK * depth_map[b])
@@ -117,8 +121,8 @@ def _flag_steep(dn, first, last, de, depth_map, free, flags):
 @no_type_check
 def _flag_flat(dn, first, last, de, depth_map, free, flags):
     """Visibility of cells [first, last) of a row that the east or west face looks at."""
-    half = np.float32(0.5 * BINS)
-    top = np.int32(BINS - 1)
+    half = np.float32(0.5 * depth_map.shape[0])
+    top = np.int32(depth_map.shape[0] - 1)
     for c in range(first, last):
         inverse = np.float32(1.0) / abs(de[c])
         b = min(top, max(np.int32(0), np.int32((dn * inverse + np.float32(1.0)) * half)))
@@ -135,7 +139,7 @@ def visible_row(east, row_north, east_m, spacing, shadow, free, de, flags):
         row_north: north of the row's centres minus north of the point [m].
         east_m: (cols,) east of the cell centres [m], equal steps.
         spacing: step of `east_m` [m].
-        shadow: (4, BINS) shadow map of the point.
+        shadow: (4, bins) shadow map of the point.
         free: (cols,) uint8, 1 outdoors.
         de: (cols,) workspace.
         flags: (cols,) uint8 output.
@@ -184,7 +188,7 @@ def scan_corners(corner, vertex, before, after, walls, free, spacing):
     """
     rows, cols = free.shape
     count = corner.shape[0]
-    shadow = np.empty((4, BINS), np.float32)
+    shadow = np.empty((4, CORNER_BINS), np.float32)
     flags = np.empty(cols, np.uint8)
     de = np.empty(cols, np.float32)
     east_m = ((np.arange(cols) + 0.5) * spacing).astype(np.float32)
@@ -244,7 +248,7 @@ def look_around(
         east: place of the transmitter [m].
         north: place of the transmitter [m].
         walls, corner, vertex, before, after, free, spacing: as in `scan_corners`.
-        shadow: (4, BINS) workspace.
+        shadow: (4, bins) workspace.
         los: (rows, cols) uint8 output.
         near: (corners,) bool output.
     """

@@ -26,8 +26,8 @@ from hertzmap.core.grid import Grid
 from hertzmap.core.types import RadioMap, Scene, SceneRaster, Transmitter
 from hertzmap.core.units import SPEED_OF_LIGHT_M_S, wavelength_m
 from hertzmap.propagation._street_kernels import (
-    BINS,
     LANES,
+    SITE_BINS,
     look_around,
     resolve,
     search,
@@ -220,7 +220,7 @@ class _Workspace:
         }  # fmt: skip
         names = ("length", "factor", "towards_east", "towards_north")
         return cls(
-            shadow=np.empty((4, BINS), np.float32),
+            shadow=np.empty((4, SITE_BINS), np.float32),
             near=np.empty(corners, np.bool_),
             los=np.empty((rows, cols), np.uint8),
             cost=np.empty(padded, np.float32),
