@@ -27,7 +27,7 @@ FINE_BELOW_CELLS = 1.5
 NODE_LIMIT = 100_000_000
 """Most nodes of one operator (about 10 GB)."""
 _TIE = 1e-6
-_MOST_REDRAWS = 1000
+_MOST_REDRAWS = 200
 
 
 @njit(cache=True, nogil=True)
@@ -257,6 +257,13 @@ def drift_root(drift_cov_m2: Float[np.ndarray, "points 2 2"]) -> Float[np.ndarra
     return axes * np.sqrt(np.maximum(variance, 0.0))[:, None, :]
 
 
+def _binned(
+    index: Int[np.ndarray, " values"], value: Float[np.ndarray, " values"], count: int
+) -> Float[np.ndarray, " count"]:
+    # without any value numpy counts in integers
+    return np.bincount(index, value, minlength=count).astype(np.float64, copy=False)
+
+
 @final
 @dataclass(frozen=True)
 class DriftOperator:
@@ -417,7 +424,7 @@ class DriftOperator:
         """``B^T w``: each node's value goes back to its four cells with the same taps."""
         cells = self.grid.rows * self.grid.cols
         spread = (self.tap * w[:, None]).ravel()
-        return np.bincount(self.cell.ravel(), spread, minlength=cells).reshape(self.grid.shape)
+        return _binned(self.cell.ravel(), spread, cells).reshape(self.grid.shape)
 
     def moments(
         self, x: Float[np.ndarray, "rows cols"]
@@ -447,7 +454,7 @@ class DriftOperator:
         return cov
 
     def _average(self, value: Float[np.ndarray, " nodes"]) -> Float[np.ndarray, " count"]:
-        return np.bincount(self.report, self.omega * value, minlength=self.count)
+        return _binned(self.report, self.omega * value, self.count)
 
     def _mean_offset(self) -> Float[np.ndarray, "count 2"]:
         return np.stack([self._average(self.offset_m[:, axis]) for axis in range(2)], axis=-1)

@@ -97,9 +97,9 @@ def sample_reports(
     """Simulate reports: cells without replacement, drift cut at walls, values at the true places.
 
     Only free cells with a route above the scale's floor are drawn. The drift is redrawn until the
-    nearest cell of the true place is free and on the map (and the fine map can be read there). The value is the fine map
-    read bilinearly at the continuous true place, walls left out, plus noise. Where the rate asks
-    for more cells than can be drawn, all of them report once.
+    nearest cell of the true place is free and on the map, and the fine map can be read there. The
+    value is the fine map read bilinearly at the continuous true place, walls left out, plus noise.
+    Where the rate asks for more cells than can be drawn, all of them report once.
 
     Source: RadioDiff-Inv2, eqs. 18-21.
 
