@@ -237,7 +237,8 @@ class Reports:
             f"{self.noise_db.shape}, drift_cov_m2 {self.drift_cov_m2.shape}",
         )
         for name in ("reported_m", "power_dbm", "noise_db", "drift_cov_m2"):
-            bad = ~np.isfinite(getattr(self, name)).reshape(count, -1).all(axis=-1)
+            finite = np.isfinite(getattr(self, name))
+            bad = ~finite.all(axis=tuple(range(1, finite.ndim)))
             _require(
                 not bad.any(),
                 f"Reports.{name} is not finite at report {np.flatnonzero(bad)[:5].tolist()}; "
