@@ -18,21 +18,14 @@ from typing import final
 
 import numpy as np
 import shapely
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
 from hertzmap.core.errors import PropagationError
 from hertzmap.core.grid import Grid
 from hertzmap.core.types import RadioMap, Scene, SceneRaster, Transmitter
 from hertzmap.core.units import SPEED_OF_LIGHT_M_S, wavelength_m
-from hertzmap.propagation._street_kernels import (
-    LANES,
-    SITE_BINS,
-    look_around,
-    resolve,
-    search,
-    sweep,
-)
+from hertzmap.propagation._street_search import StreetSearch
 from hertzmap.propagation._street_setup import (
     Outline,
     StreetGraph,
@@ -43,6 +36,7 @@ from hertzmap.propagation._street_setup import (
 )
 from hertzmap.propagation.antennas import gain_dbi
 from hertzmap.propagation.base import AbstractMapBackend
+from hertzmap.propagation.parameters import PropagationParameters
 from hertzmap.propagation.rooftop import rooftop_loss
 from hertzmap.scenes.raster import rasterize, window
 
@@ -57,73 +51,6 @@ ARRIVAL_WINDOW_DB = 25.0
 NO_ROUTE_DB = np.float32(-1e4)
 """Stands for a missing route inside a power sum."""
 LN10 = float(np.log(10.0))
-EXPONENT_MODES = ("whole", "single", "split")
-
-
-@final
-@dataclass(frozen=True)
-class PropagationParameters:
-    """Free numbers of the dominant-path model; the defaults are uncalibrated."""
-
-    n_los: float = 2.0
-    """Path-loss exponent in line of sight; 2 with offset 0 is Friis."""
-    n_nlos: float = 2.8
-    """Path-loss exponent of routes with bends."""
-    n_bend: float | None = None
-    """Exponent of the bends' cost; None takes the exponent of the length."""
-    k1: float = 1.2
-    """Linear coefficient of the bend factor, at least 0."""
-    k2: float = 3.5
-    """Quadratic coefficient of the bend factor, at least 0."""
-    offset_los_db: float = 0.0
-    """Extra loss in line of sight [dB]."""
-    offset_nlos_db: float = 0.0
-    """Extra loss of routes with bends [dB]."""
-    offset_roof_db: float = 0.0
-    """Extra loss of the over-rooftop route [dB]."""
-    waveguide_db: float = 0.0
-    """Gain of a route that runs along walls all the way [dB], 0 to 15."""
-    exponent: str = "whole"
-    """``whole``: one exponent per route (jumps at the shadow's edge); ``single``: `n_los`
-    everywhere; ``split``: `n_los` up to the first bend, `n_nlos` after it (not reciprocal)."""
-    labels: int = 1
-    """Arrivals kept per corner; 1 for speed, 4 for reference maps."""
-    max_bends: int = 30
-    """Longest chain of bends followed."""
-    receiver_height_m: float = 1.5
-    """Height of all receivers above ground [m]."""
-
-    def __post_init__(self) -> None:
-        numbers = (self.n_los, self.n_nlos, self.bend_exponent, self.receiver_height_m)
-        if not (np.all(np.isfinite(numbers)) and min(numbers) > 0):
-            msg = f"exponents and receiver height must be above 0: {self}"
-            raise ValueError(msg)
-        if self.k1 < 0 or self.k2 < 0 or not 0 <= self.waveguide_db <= 15:
-            msg = f"k1, k2 must be at least 0 and waveguide_db within 0 to 15: {self}"
-            raise ValueError(msg)
-        if self.exponent not in EXPONENT_MODES:
-            msg = f"exponent must be one of {EXPONENT_MODES}, got {self.exponent!r}"
-            raise ValueError(msg)
-        if self.labels < 1 or self.max_bends < 1:
-            msg = f"labels and max_bends must be at least 1: {self}"
-            raise ValueError(msg)
-
-    @property
-    def length_exponent(self) -> float:
-        """Exponent of the length of routes with bends."""
-        return self.n_los if self.exponent == "single" else self.n_nlos
-
-    @property
-    def bend_exponent(self) -> float:
-        """Exponent of the bends' cost."""
-        return self.length_exponent if self.n_bend is None else self.n_bend
-
-    @property
-    def head_exponent(self) -> float:
-        """First labels start with their length to this power, which makes ``split`` continuous."""
-        if self.exponent != "split":
-            return 0.0
-        return (self.n_los - self.n_nlos) / self.bend_exponent
 
 
 @final
@@ -174,68 +101,64 @@ class Environment:
         raster = SceneRaster(padded, whole.height_m.astype(np.float32), whole.free)
         inner = np.s_[cells : cells + grid.rows, cells : cells + grid.cols]
         site = SceneRaster(grid, raster.height_m[inner].copy(), raster.free[inner].copy())
-        distance = np.asarray(ndimage.distance_transform_edt(raster.free))[inner] - 0.5
-        near = closeness(distance * grid.spacing_m).astype(np.float32)
+        near = _closeness(_distance_to_buildings(raster)[inner])
         sides = outline(list(local.footprints), grid.origin_m, padded.bounds_m)
         graph = street_graph(sides, site.free, grid.spacing_m)
         return cls(local, grid, raster, site, near, sides, graph)
 
 
-def closeness(distance_m: np.ndarray) -> np.ndarray:
-    """1 at a wall, falling to 0 at half of `WAVEGUIDE_REACH_M` [m] from it."""
+def _distance_to_buildings(raster: SceneRaster) -> np.ndarray:
+    """Distance of each outdoor cell's centre to the edge of the nearest indoor cell [m]."""
+    if raster.free.all():
+        return np.full(raster.grid.shape, np.inf, np.float32)
+    distance = np.asarray(ndimage.distance_transform_edt(raster.free), dtype=np.float32)
+    return (distance - np.float32(0.5)) * np.float32(raster.grid.spacing_m)
+
+
+def _closeness(distance_m: np.ndarray) -> np.ndarray:
+    """1 at a wall, falling to 0 at half of `WAVEGUIDE_REACH_M` from it."""
     return np.clip(1.0 - 2.0 * distance_m / WAVEGUIDE_REACH_M, 0.0, 1.0)
 
 
 @final
 @dataclass(frozen=True)
-class _Workspace:
-    """Arrays one thread reuses for all its maps."""
+class Routes:
+    """The dominant street route of every cell, as calibration and plots need it."""
 
-    shadow: np.ndarray
-    near: np.ndarray
-    los: np.ndarray
-    cost: np.ndarray
-    winner: np.ndarray
-    label: dict[str, np.ndarray]
-    order: np.ndarray
-    heap_cost: np.ndarray
-    heap_label: np.ndarray
-    plane: dict[str, np.ndarray]
-    free: np.ndarray
-    east_m: np.ndarray
+    transmitter: Transmitter
+    """The transmitter, moved clear of walls."""
+    los: Bool[np.ndarray, "rows cols"]
+    """True in line of sight."""
+    valid: Bool[np.ndarray, "rows cols"]
+    """True where a street route exists."""
+    length_m: Float[np.ndarray, "rows cols"]
+    """Length in the plan [m]; NaN where not `valid`."""
+    first_leg_m: Float[np.ndarray, "rows cols"]
+    """Length of the leg that leaves the transmitter [m]; NaN where not `valid`."""
+    bend_rad: Float[np.ndarray, "rows cols bends"]
+    """Change of direction at each bend, from the cell back [rad]; NaN beyond the last bend."""
+    corner: Int[np.ndarray, "rows cols bends"]
+    """Corner of each bend, an index into `corner_m`; -1 beyond the last bend."""
+    closeness: Float[np.ndarray, "rows cols"]
+    """Mean closeness to walls along the route, 0 to 1; NaN where not `valid`."""
+    corner_m: Float[np.ndarray, "corners 2"]
+    """Places (east, north) of the corners [m]."""
+    grid: Grid
+    """Cells."""
 
-    @classmethod
-    def make(cls, environment: Environment, labels: int) -> "_Workspace":
-        """Workspace for maps of an environment."""
-        rows, cols = environment.grid.shape
-        padded = (rows, -(-cols // LANES) * LANES)
-        corners = len(environment.sides.corner)
-        total = corners * labels
-        heap = corners + labels * len(environment.graph.graph_corner) + 1
-        integer, double = np.int32, np.float64
-        kinds = {
-            "cost": double, "length": double, "factor": double, "way": double,
-            "parent": integer, "origin": integer, "bends": integer, "parent_corner": integer,
-            "done": np.bool_,
-        }  # fmt: skip
-        names = ("length", "factor", "towards_east", "towards_north")
-        return cls(
-            shadow=np.empty((4, SITE_BINS), np.float32),
-            near=np.empty(corners, np.bool_),
-            los=np.empty((rows, cols), np.uint8),
-            cost=np.empty(padded, np.float32),
-            winner=np.empty(padded, np.int32),
-            label={
-                name: np.empty((total, 2) if name == "way" else total, kind)
-                for name, kind in kinds.items()
-            },
-            order=np.empty(total, integer),
-            heap_cost=np.empty(heap, double),
-            heap_label=np.empty(heap, integer),
-            plane={name: np.empty((rows, cols), np.float32) for name in names},
-            free=environment.site.free.view(np.uint8),
-            east_m=((np.arange(padded[1]) + 0.5) * environment.grid.spacing_m).astype(np.float32),
-        )
+    def polyline_m(self, row: int, col: int) -> Float[np.ndarray, "points 2"]:
+        """The route of one cell from the transmitter to the cell's centre [m].
+
+        Raises:
+            ValueError: if no street route leads to the cell.
+        """
+        if not self.valid[row, col]:
+            msg = f"no street route leads to cell ({row}, {col}); ask `valid` first"
+            raise ValueError(msg)
+        bends = self.corner[row, col]
+        via = self.corner_m[bends[bends >= 0][::-1]]
+        end = self.grid.place(np.array([row, col], dtype=np.float64))
+        return np.vstack([self.transmitter.place_m[:2], via, end])
 
 
 @final
@@ -278,7 +201,7 @@ class DominantPath(AbstractMapBackend):
         names = ["gain", "toa"] + (["aoa", "aod", "loss"] if self.layers == "all" else [])
         out = {name: np.full(shape, np.nan, np.float32) for name in names}
         los, valid = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
-        spare: SimpleQueue[_Workspace] = SimpleQueue()
+        spare: SimpleQueue[StreetSearch] = SimpleQueue()
 
         def fill(index: int) -> None:
             work = spare.get()
@@ -287,7 +210,7 @@ class DominantPath(AbstractMapBackend):
             spare.put(work)
 
         for _ in range(workers):
-            spare.put(_Workspace.make(self.environment, self.parameters.labels))
+            spare.put(self._new_search())
         if workers == 1:
             for index in range(len(sites)):
                 fill(index)
@@ -337,120 +260,119 @@ class DominantPath(AbstractMapBackend):
             raise PropagationError(msg)
         return False
 
-    def _search(self, transmitter: Transmitter, work: _Workspace) -> int:
-        """Fill a workspace with all street routes of a transmitter; returns the label count."""
-        environment, parameters = self.environment, self.parameters
-        sides, graph, label, plane = environment.sides, environment.graph, work.label, work.plane
-        spacing = environment.grid.spacing_m
-        east = transmitter.place_m[0] - environment.grid.origin_m[0]
-        north = transmitter.place_m[1] - environment.grid.origin_m[1]
-        look_around(
-            east, north, sides.walls, sides.corner, sides.vertex, sides.before, sides.after,
-            work.free, spacing, work.shadow, work.los, work.near,
-        )  # fmt: skip
-        settled = search(
-            east, north, work.near, sides.corner, graph.graph_start, graph.graph_corner,
-            parameters.k1, parameters.k2, parameters.head_exponent, parameters.labels,
-            parameters.max_bends, label["cost"], label["length"], label["factor"], label["way"],
-            label["parent"], label["origin"], label["bends"], label["parent_corner"],
-            label["done"], work.order, work.heap_cost, work.heap_label,
-        )  # fmt: skip
-        sweep(
-            settled, work.order, parameters.labels, sides.corner, label["length"],
-            label["factor"], label["way"], parameters.k1, parameters.k2, spacing,
-            graph.span_start, graph.span, work.east_m, work.cost, work.winner,
-        )  # fmt: skip
-        resolve(
-            east, north, work.los, work.winner, work.cost, sides.corner, parameters.labels,
-            label["length"], spacing, plane["length"], plane["factor"],
-            plane["towards_east"], plane["towards_north"],
-        )  # fmt: skip
-        return settled
+    def _new_search(self) -> StreetSearch:
+        environment = self.environment
+        return StreetSearch.make(
+            environment.grid,
+            environment.site.free,
+            environment.sides,
+            environment.graph,
+            self.parameters,
+        )
+
+    def _local(self, transmitter: Transmitter) -> tuple[float, float]:
+        """East, north of a transmitter from the grid's south-west corner [m]."""
+        origin = self.environment.grid.origin_m
+        return transmitter.place_m[0] - origin[0], transmitter.place_m[1] - origin[1]
+
+    def routes(self, transmitter: Transmitter) -> Routes:
+        """The street route of every cell: lengths, bends and corners.
+
+        Raises:
+            PropagationError: if no street route leaves the transmitter.
+        """
+        moved, street = self._site(transmitter)
+        if not street:
+            msg = f"no street route leaves transmitter {moved.name!r} at {moved.place_m}"
+            raise PropagationError(msg)
+        work, place = self._new_search(), self._local(moved)
+        work.run(*place)
+        valid = work.los | (work.arrival >= 0)
+        corner, bend = work.bends()
+        leg = np.linalg.norm(work.first_leg(*place), axis=-1)
+        near = self._route_closeness(moved, work)
+        return Routes(
+            transmitter=moved,
+            los=work.los,
+            valid=valid,
+            length_m=np.where(valid, work.length_m, np.float32(np.nan)),
+            first_leg_m=np.where(valid, leg, np.float32(np.nan)),
+            bend_rad=bend,
+            corner=corner,
+            closeness=np.where(valid, near, np.float32(np.nan)),
+            corner_m=self.environment.sides.corner + np.array(self.environment.grid.origin_m),
+            grid=self.environment.grid,
+        )
 
     def _fill(
         self,
         transmitter: Transmitter,
         street: bool,
-        work: _Workspace,
+        work: StreetSearch,
         out: dict[str, np.ndarray],
         los: np.ndarray,
         valid: np.ndarray,
     ) -> None:
         """Fill the layers of one map."""
         if street:
-            self._search(transmitter, work)
-            self._fill_street(transmitter, work, out, los, valid)
+            work.run(*self._local(transmitter))
+            np.copyto(los, work.los)
+            np.logical_or(los, work.arrival >= 0, out=valid)
+            self._fill_street(transmitter, work, out)
         if self.roof:
             self._add_roof(transmitter, out, los, valid)
         for layer in out.values():
             layer[~valid] = np.nan
 
     def _fill_street(
-        self,
-        transmitter: Transmitter,
-        work: _Workspace,
-        out: dict[str, np.ndarray],
-        los: np.ndarray,
-        valid: np.ndarray,
+        self, transmitter: Transmitter, work: StreetSearch, out: dict[str, np.ndarray]
     ) -> None:
-        """Layers of the street routes that `_search` left in the workspace."""
-        parameters, plane, grid = self.parameters, work.plane, self.environment.grid
-        np.copyto(los, work.los.view(np.bool_))
-        np.logical_or(los, work.winner[:, : grid.cols] >= 0, out=valid)
+        """Layers of the street routes found by a search."""
+        parameters, los = self.parameters, work.los
         rise = np.float32(parameters.receiver_height_m - transmitter.place_m[2])
-        length = np.sqrt(plane["length"] ** 2 + rise * rise)
+        length = np.sqrt(work.length_m**2 + rise * rise)
         np.maximum(length, np.float32(NEAREST_M), out=length)
         np.divide(length, np.float32(SPEED_OF_LIGHT_M_S), out=out["toa"])
         slope = _pick(los, 10.0 * parameters.n_los, 10.0 * parameters.length_exponent)
-        bends = np.log10(plane["factor"]) * np.float32(10.0 * parameters.bend_exponent)
+        bends = np.log10(work.factor) * np.float32(10.0 * parameters.bend_exponent)
         loss = _pick(los, parameters.offset_los_db, parameters.offset_nlos_db)
         loss += np.float32(one_metre_loss_db(transmitter.carrier_hz))
         loss += slope * np.log10(length) + bends
         if parameters.waveguide_db > 0:
-            closeness = self._route_closeness(transmitter, work)
-            loss -= np.float32(parameters.waveguide_db) * closeness
+            guided = self._route_closeness(transmitter, work)
+            loss -= np.float32(parameters.waveguide_db) * guided
         np.negative(loss, out=out["gain"])
         if self.layers == "street" and transmitter.pattern.kind == "isotropic":
             return
-        arrival = np.arctan2(plane["towards_north"], plane["towards_east"])
-        first_leg = self._first_leg(transmitter, work)
-        departure = first_leg[1][work.winner[:, : grid.cols]]
-        np.copyto(departure, arrival - np.copysign(np.float32(np.pi), arrival), where=los)
-        zenith = np.arctan2(plane["length"], rise)
-        out["gain"] += gain_dbi(transmitter, departure, zenith)
+        leg = work.first_leg(*self._local(transmitter))
+        departure = np.arctan2(leg[..., 1], leg[..., 0])
+        out["gain"] += gain_dbi(transmitter, departure, np.arctan2(work.length_m, rise))
         if self.layers == "all":
-            np.copyto(out["aoa"], arrival)
             np.copyto(out["aod"], departure)
-            head = np.log10(first_leg[0]) * (10.0 * parameters.head_exponent)
-            head *= parameters.bend_exponent
-            np.copyto(out["loss"], bends)
+            np.arctan2(work.back_m[..., 1], work.back_m[..., 0], out=out["aoa"])
             if parameters.exponent == "split":
-                out["loss"] -= np.where(los, 0.0, head[work.winner[:, : grid.cols]])
+                # the first labels started with their length to the head exponent
+                head = np.log10(np.hypot(leg[..., 0], leg[..., 1]) + np.float32(1e-6))
+                excess = 10.0 * parameters.head_exponent * parameters.bend_exponent
+                bends -= np.where(los, np.float32(0.0), np.float32(excess) * head)
+            np.copyto(out["loss"], bends)
 
-    def _first_leg(self, transmitter: Transmitter, work: _Workspace) -> tuple[np.ndarray, ...]:
-        """Length [m] and azimuth [rad] of each label's first leg, with one spare entry."""
-        environment = self.environment
-        start = np.array(transmitter.place_m[:2]) - environment.grid.origin_m
-        leg = environment.sides.corner - start
-        first = np.append(work.label["origin"], 0)
-        first[:-1][~work.label["done"]] = 0
-        if not len(leg):
-            return np.ones(1, np.float32), np.zeros(1, np.float32)
-        length = np.maximum(np.hypot(leg[:, 0], leg[:, 1]), 1e-3).astype(np.float32)
-        return length[first], np.arctan2(leg[:, 1], leg[:, 0]).astype(np.float32)[first]
+    def _route_closeness(
+        self, transmitter: Transmitter, work: StreetSearch
+    ) -> Float[np.ndarray, "rows cols"]:
+        """Mean closeness to walls along each cell's route, each leg by the mean of its ends.
 
-    def _route_closeness(self, transmitter: Transmitter, work: _Workspace) -> np.ndarray:
-        """Mean closeness to walls along each cell's route; corners stand at walls, so count 1."""
-        environment, plane = self.environment, work.plane
-        start = np.array(transmitter.place_m[:2]) - environment.grid.origin_m
-        at_start = closeness(np.array(distance_to_walls(environment.sides, start)))
-        at_cell = environment.closeness
-        last = np.hypot(plane["towards_east"], plane["towards_north"])
-        first = self._first_leg(transmitter, work)[0][work.winner[:, : environment.grid.cols]]
+        Corners stand at walls, so only the ends of a route can fall short of 1.
+        """
+        place = self._local(transmitter)
+        apart = distance_to_walls(self.environment.sides, np.array(place))
+        at_start = _closeness(np.array(apart))
+        at_cell = self.environment.closeness
+        last = np.hypot(work.back_m[..., 0], work.back_m[..., 1])
+        first = np.linalg.norm(work.first_leg(*place), axis=-1)
         short = 0.5 * (first * (1.0 - at_start) + last * (1.0 - at_cell))
-        bent = 1.0 - short / np.maximum(plane["length"], np.float32(1e-3))
-        los = work.los.view(np.bool_)
-        return np.where(los, 0.5 * (at_start + at_cell), bent).astype(np.float32)
+        bent = 1.0 - short / np.maximum(work.length_m, np.float32(1e-3))
+        return np.where(work.los, 0.5 * (at_start + at_cell), bent).astype(np.float32)
 
     def _add_roof(
         self,
