@@ -96,8 +96,8 @@ def _blur(value: Tensor, omega: Tensor, report: Tensor, count: int, y: Tensor, s
 def _paper(
     value: Tensor, omega: Tensor, report: Tensor, count: int, y: Tensor, s: Tensor
 ) -> Tensor:
-    mean, variance = _moments(value, omega, report, count)
-    return 0.5 * ((y - mean) ** 2 + variance) / s**2 + torch.log(s) + 0.5 * LOG_TWO_PI
+    square = _sum_nodes(omega * (y[..., report] - value) ** 2, report, count)  # (y - m)^2 + V
+    return 0.5 * square / s**2 + torch.log(s) + 0.5 * LOG_TWO_PI
 
 
 def _moment(
