@@ -12,6 +12,8 @@ _STREET_M = 12.0
 """Width of a street [m]."""
 _GAP_M = 1.5
 """Least distance of a building from its lot's edge [m]."""
+_LEAST_LOT_M = 6.0
+"""Least width of a lot [m]."""
 
 
 def city(seed: int, *, size_m: float = 256.0, buildings: int = 30) -> Scene:
@@ -28,9 +30,9 @@ def city(seed: int, *, size_m: float = 256.0, buildings: int = 30) -> Scene:
     Raises:
         ValueError: if so many buildings leave lots under 6 m wide.
     """
-    lots = int(np.ceil(np.sqrt(buildings)))
+    lots = int(np.ceil(np.sqrt(max(buildings, 1))))
     lot_m = size_m / lots - _STREET_M
-    if buildings < 1 or lot_m < 6.0:
+    if buildings < 1 or lot_m < _LEAST_LOT_M:
         msg = f"{buildings} buildings do not fit a city of {size_m} m: ask for 1 or more, or fewer"
         raise ValueError(msg)
     draw = generator(seed)

@@ -23,7 +23,8 @@ def cover(scene: Scene, grid: Grid) -> float:
     west, _, east, _ = grid.bounds_m
     side = _cover_cell_m(round(east - west))
     cells = round((east - west) / side)
-    return 1.0 - float(rasterize(scene, Grid(cells, cells, side, grid.origin_m)).free.mean())
+    coarse = Grid(cells, cells, float(side), grid.origin_m)
+    return 1.0 - float(rasterize(scene, coarse).free.mean())
 
 
 def spread(grids: tuple[Grid, ...], limit: int) -> tuple[Grid, ...]:
