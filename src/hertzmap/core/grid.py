@@ -72,7 +72,7 @@ class Grid:
         """Whether each place lies on the grid; the west and south edges count, shape ``*shape``."""
         cell = self.cell(place_m)
         inside = (cell >= 0) & (cell < np.array(self.shape))
-        return np.all(inside, axis=-1)
+        return np.asarray(np.all(inside, axis=-1))
 
     def centres_m(self) -> Float[np.ndarray, "{self.rows} {self.cols} 2"]:
         """Centres (east, north) [m] of all cells."""

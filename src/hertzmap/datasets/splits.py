@@ -44,7 +44,7 @@ class Site:
     """Its window, in the local frame of `load_extract`."""
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def load_extract(name: str) -> Scene:
     """The whole scene of a map extract; the last few stay in memory.
 
@@ -160,7 +160,7 @@ def _meets(scene: Scene, grid: Grid, taken: list[np.ndarray]) -> bool:
 
 @lru_cache(maxsize=1)
 def _held_out_scenes() -> tuple[Scene, ...]:
-    return tuple(read_osm(extract_path(name), name=name) for name in HELD_OUT)
+    return tuple(load_extract(name) for name in HELD_OUT)
 
 
 def _near_held_out(scene: Scene, grid: Grid) -> bool:
