@@ -324,7 +324,7 @@ def _slot_for(corner, parent, cost, labels, label_cost, label_parent_corner, lab
 @njit(cache=True, nogil=True)
 @no_type_check
 def search(
-    east, north, near, corner, graph_start, graph_corner, k1, k2, head_exponent, labels, max_bends,
+    east, north, near, corner, graph_start, graph_corner, bend, head_exponent, labels, max_bends,
     label_cost, label_length, label_factor, label_way, label_parent, label_origin, label_bends,
     label_parent_corner, label_done, order, heap_cost, heap_label,
 ):  # fmt: skip
@@ -336,7 +336,7 @@ def search(
         near: (corners,) its visible tangent corners.
         corner: (corners, 2) places [m].
         graph_start, graph_corner: neighbours of each corner (CSR).
-        k1, k2: coefficients of the bend factor ``1 + k1 s + k2 s^2``.
+        bend: (k0, k1, k2, w_max) of the bend factor ``min(1 + k0 + k1 s + k2 s^2, w_max)``.
         head_exponent: first labels start with ``length ** head_exponent`` (0: with 1).
         labels: labels per corner.
         max_bends: routes with more bends are not followed.
@@ -351,6 +351,8 @@ def search(
     label_cost[:] = FAR
     label_done[:] = False
     size, settled = 0, 0
+    k0, k1, k2, most = bend
+    least = 1.0 + k0
     for c in range(corner.shape[0]):
         if near[c]:
             e, n = corner[c, 0] - east, corner[c, 1] - north
@@ -381,7 +383,7 @@ def search(
             e, n = e / leg, n / leg
             cosine = e * label_way[label, 0] + n * label_way[label, 1]
             s = math.sqrt(max(0.0, 0.5 - 0.5 * cosine))
-            factor = label_factor[label] * (1.0 + s * (k1 + k2 * s))
+            factor = label_factor[label] * min(least + s * (k1 + k2 * s), most)
             length = label_length[label] + leg
             new_cost = length * factor
             slot = _slot_for(d, c, new_cost, labels, label_cost, label_parent_corner, label_done)
@@ -397,17 +399,17 @@ def search(
 
 @njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
 @no_type_check
-def sweep_block(
-    east_m, best, who, first, stop, ce, dn2, along, way_e, length, factor, slope1, slope2, mark
-):
+def sweep_block(east_m, best, who, first, stop, ce, dn2, along, way_e, length, factor, curve, mark):
     """Take the cells of one block, from `first` to before `stop`, that a label serves cheaper."""
     half, one = np.float32(0.5), np.float32(1.0)
+    least, slope1, slope2, most = curve
     for lane in range(LANES):
         de = east_m[lane] - ce
         squared = de * de + dn2
         inverse = one / np.sqrt(squared)
         s2 = max(np.float32(0.0), half - half * (de * way_e + along) * inverse)
-        new = (length + squared * inverse) * factor * (one + slope1 * np.sqrt(s2) + slope2 * s2)
+        bent = min(least + slope1 * np.sqrt(s2) + slope2 * s2, most)
+        new = (length + squared * inverse) * factor * bent
         wins = (new < best[lane]) & (lane >= first) & (lane < stop)
         best[lane] = new if wins else best[lane]
         who[lane] = mark if wins else who[lane]
@@ -416,7 +418,7 @@ def sweep_block(
 @njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
 @no_type_check
 def sweep(
-    settled, order, labels, corner, label_length, label_factor, label_way, k1, k2, spacing,
+    settled, order, labels, corner, label_length, label_factor, label_way, bend, spacing,
     span_start, span, east_m, cost, winner,
 ):  # fmt: skip
     """Least cost of each cell over all labels whose corner sees it.
@@ -426,7 +428,7 @@ def sweep(
         labels: labels per corner.
         corner: (corners, 2) places [m].
         label_length, label_factor, label_way: from `search`.
-        k1, k2: coefficients of the bend factor.
+        bend: as in `search`.
         spacing: cell side [m].
         span_start, span: row spans (row, first, stop) of each corner.
         east_m: (padded cols,) float32, east of the cell centres [m].
@@ -436,7 +438,9 @@ def sweep(
     cost[:] = FAR
     winner[:] = -1
     tiny = np.float32(1e-6)
-    slope1, slope2 = np.float32(k1), np.float32(k2)
+    curve = (
+        np.float32(1.0 + bend[0]), np.float32(bend[1]), np.float32(bend[2]), np.float32(bend[3]),
+    )  # fmt: skip
     for rank in range(settled):
         label = order[rank]
         mark = np.int32(label)
@@ -454,7 +458,7 @@ def sweep(
                 sweep_block(
                     east_m[base : base + LANES], best[base : base + LANES],
                     who[base : base + LANES], np.int32(first - base), np.int32(stop - base),
-                    ce, dn2, along, way_e, length, factor, slope1, slope2, mark,
+                    ce, dn2, along, way_e, length, factor, curve, mark,
                 )  # fmt: skip
 
 

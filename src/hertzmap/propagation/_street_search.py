@@ -122,14 +122,14 @@ class StreetSearch:
         )  # fmt: skip
         settled = search(
             east_m, north_m, self._near, sides.corner, graph.graph_start, graph.graph_corner,
-            numbers.k1, numbers.k2, numbers.head_exponent, numbers.labels, numbers.max_bends,
+            numbers.bend_curve, numbers.head_exponent, numbers.labels, numbers.max_bends,
             label.cost, label.length, label.factor, label.way, label.parent, label.origin,
             label.bends, label.parent_corner, label.done,
             self._order, self._heap_cost, self._heap_label,
         )  # fmt: skip
         sweep(
             settled, self._order, numbers.labels, sides.corner, label.length, label.factor,
-            label.way, numbers.k1, numbers.k2, spacing, graph.span_start, graph.span,
+            label.way, numbers.bend_curve, spacing, graph.span_start, graph.span,
             self._east_m, self._cost, self._winner,
         )  # fmt: skip
         resolve(

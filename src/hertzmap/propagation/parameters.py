@@ -6,6 +6,7 @@ from typing import final
 import numpy as np
 
 EXPONENT_MODES = ("whole", "single", "split")
+ROOF_LAWS = ("edges", "bends")
 
 
 @final
@@ -40,6 +41,13 @@ class PropagationParameters:
     """Longest chain of bends followed."""
     receiver_height_m: float = 1.5
     """Height of all receivers above ground [m]."""
+    k0: float = 0.0
+    """Constant coefficient of the bend factor: what a bend costs however slight, at least 0."""
+    w_max: float = np.inf
+    """Largest bend factor, above 1: from the angle on where it is reached, loss stays level."""
+    roof_law: str = "edges"
+    """``edges``: roofs are knife edges and the length counts as in free space; ``bends``: the
+    string over the roofs is a route with bends like any street route."""
 
     def __post_init__(self) -> None:
         numbers = (self.n_los, self.n_nlos, self.bend_exponent, self.receiver_height_m)
@@ -48,6 +56,12 @@ class PropagationParameters:
             raise ValueError(msg)
         if self.k1 < 0 or self.k2 < 0 or not 0 <= self.waveguide_db <= 15:
             msg = f"k1, k2 must be at least 0 and waveguide_db within 0 to 15: {self}"
+            raise ValueError(msg)
+        if not (0 <= self.k0 < np.inf and self.w_max > 1):
+            msg = f"k0 must be at least 0 and w_max above 1: {self}"
+            raise ValueError(msg)
+        if self.roof_law not in ROOF_LAWS:
+            msg = f"roof_law must be one of {ROOF_LAWS}, got {self.roof_law!r}"
             raise ValueError(msg)
         if self.exponent not in EXPONENT_MODES:
             msg = f"exponent must be one of {EXPONENT_MODES}, got {self.exponent!r}"
@@ -65,6 +79,11 @@ class PropagationParameters:
     def bend_exponent(self) -> float:
         """Exponent of the bends' cost."""
         return self.length_exponent if self.n_bend is None else self.n_bend
+
+    @property
+    def bend_curve(self) -> tuple[float, float, float, float]:
+        """(k0, k1, k2, w_max) of the bend factor ``min(1 + k0 + k1 s + k2 s^2, w_max)``."""
+        return (float(self.k0), float(self.k1), float(self.k2), float(self.w_max))
 
     @property
     def head_exponent(self) -> float:
