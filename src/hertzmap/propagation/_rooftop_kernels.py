@@ -14,6 +14,8 @@ EDGE_THRESHOLD = -0.78
 """An edge with a smaller nu loses nothing (ITU-R P.526-15 eq. 31)."""
 SHORTEST_ROUTE_M = 0.5
 """No route counts as shorter than this [m]."""
+DEYGOUT, BULLINGTON, STRING = 0, 1, 2
+"""What a blocked cell is charged: three edges, one equivalent edge, or the string's bends."""
 
 
 @njit(cache=True, nogil=True, fastmath=True)
@@ -41,11 +43,32 @@ def walk_rays(
     spacing_m,
     wavelength,
     receiver_m,
-    bullington,
+    law,
+    bend,
     loss_db,
     clear,
+    length_m,
+    zenith_rad,
 ):
-    """Walk a ray to each border cell of the window and evaluate the cells it passes, in place."""
+    """Walk a ray to each border cell of the window and evaluate the cells it passes, in place.
+
+    Args:
+        height_m: building heights [m]; the window starts at the two offsets.
+        row_offset: row of the window's first cell in the raster.
+        col_offset: column of the window's first cell in the raster.
+        row: continuous row of the antenna in the raster.
+        col: continuous column of the antenna in the raster.
+        antenna_m: height of the antenna [m].
+        spacing_m: side of a cell [m].
+        wavelength: wavelength [m].
+        receiver_m: height of the receivers [m].
+        law: DEYGOUT, BULLINGTON or STRING.
+        bend: (k0, k1, k2, w_max) of the bend factor, for the string.
+        loss_db: (rows, cols) output: loss of the edges [dB], or the string's bend factor.
+        clear: (rows, cols) output: whether nothing stands in the straight line.
+        length_m: (rows, cols) of the straight line; output with STRING [m].
+        zenith_rad: (rows, cols) of the straight line; output with STRING [rad].
+    """
     rows, cols = loss_db.shape
     offset = np.full((rows, cols), np.float32(2.0))
     reach = max(height_m.shape[0], height_m.shape[1]) + 2
@@ -76,9 +99,12 @@ def walk_rays(
             spacing_m,
             wavelength,
             receiver_m,
-            bullington,
+            law,
+            bend,
             loss_db,
             clear,
+            length_m,
+            zenith_rad,
             offset,
             hull_d,
             hull_z,
@@ -100,9 +126,12 @@ def _walk_ray(
     spacing_m,
     wavelength,
     receiver_m,
-    bullington,
+    law,
+    bend,
     loss_db,
     clear,
+    length_m,
+    zenith_rad,
     offset,
     hull_d,
     hull_z,
@@ -139,8 +168,16 @@ def _walk_ray(
                     if roof_m > receiver_m:
                         loss_db[window_r, window_c] = np.inf
                         clear[window_r, window_c] = False
+                    elif law == STRING:
+                        factor, length, zenith, free = _string(
+                            hull_d, hull_z, top, distance, receiver_m, bend
+                        )
+                        loss_db[window_r, window_c] = factor
+                        clear[window_r, window_c] = free
+                        length_m[window_r, window_c] = max(length, SHORTEST_ROUTE_M)
+                        zenith_rad[window_r, window_c] = zenith
                     elif top > 0:
-                        if bullington:
+                        if law == BULLINGTON:
                             loss, free = _bullington(
                                 hull_d, hull_z, top, distance, receiver_m, wavelength
                             )
@@ -254,3 +291,32 @@ def _bullington(hull_d, hull_z, top, distance, receiver_m, wavelength):
     if factor == 0.0:
         return 0.0, free
     return 6.9 + 20.0 * math.log10(factor), free
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+@typing.no_type_check
+def _string(hull_d, hull_z, top, distance, receiver_m, bend):
+    """The string pulled tight over the roofs: bend factor, length [m], zenith [rad], straight."""
+    last = top
+    while last > 0:
+        rise = (hull_z[last] - hull_z[last - 1]) * (distance - hull_d[last - 1])
+        if rise > (receiver_m - hull_z[last - 1]) * (hull_d[last] - hull_d[last - 1]):
+            break
+        last -= 1
+    k0, k1, k2, most = bend
+    factor, length = 1.0, 0.0
+    zenith, way_d, way_z = 0.0, 0.0, 0.0
+    for k in range(last + 1):
+        end_d = hull_d[k + 1] if k < last else distance
+        end_z = hull_z[k + 1] if k < last else receiver_m
+        step_d, step_z = end_d - hull_d[k], end_z - hull_z[k]
+        leg = max(math.sqrt(step_d * step_d + step_z * step_z), 1e-6)
+        step_d, step_z = step_d / leg, step_z / leg
+        if k == 0:
+            zenith = math.atan2(step_d, step_z)
+        else:
+            s = math.sqrt(max(0.0, 0.5 - 0.5 * (step_d * way_d + step_z * way_z)))
+            factor *= min(1.0 + k0 + s * (k1 + k2 * s), most)
+        length += leg
+        way_d, way_z = step_d, step_z
+    return factor, length, zenith, last == 0

@@ -20,7 +20,16 @@ from jaxtyping import Bool, Float
 from hertzmap.core.errors import PropagationError
 from hertzmap.core.grid import Grid
 from hertzmap.core.units import wavelength_m
-from hertzmap.propagation._rooftop_kernels import EDGE_THRESHOLD, measure_line, walk_rays
+from hertzmap.propagation._rooftop_kernels import (
+    BULLINGTON,
+    DEYGOUT,
+    EDGE_THRESHOLD,
+    STRING,
+    measure_line,
+    walk_rays,
+)
+
+NO_BENDS = (0.0, 0.0, 0.0, 1.0)
 
 
 def edge_loss_db(nu: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
@@ -73,30 +82,75 @@ def rooftop_loss(
     Raises:
         PropagationError: if the two grids do not share their cells.
     """
+    law = BULLINGTON if edges == "bullington" else DEYGOUT
+    return _over_roofs(
+        height_m, raster_grid, grid, place_m, carrier_hz, receiver_height_m, law, NO_BENDS
+    )
+
+
+def rooftop_bends(
+    height_m: Float[np.ndarray, "raster_rows raster_cols"],
+    raster_grid: Grid,
+    grid: Grid,
+    place_m: tuple[float, float, float],
+    receiver_height_m: float,
+    bend_curve: tuple[float, float, float, float],
+) -> tuple[
+    Float[np.ndarray, "rows cols"],
+    Float[np.ndarray, "rows cols"],
+    Float[np.ndarray, "rows cols"],
+    Bool[np.ndarray, "rows cols"],
+]:
+    """The string pulled tight over the roofs to every cell, as a route with bends.
+
+    It lies in the upright plane through antenna and cell. Its bends are charged like those of
+    street routes, which is what commercial dominant-path tools do.
+
+    Args:
+        height_m: see `rooftop_loss`, as for the other arguments.
+        raster_grid: grid of `height_m`.
+        grid: cells to evaluate.
+        place_m: antenna (east, north, up) [m].
+        receiver_height_m: height of every receiver above ground [m].
+        bend_curve: (k0, k1, k2, w_max) of the bend factor ``min(1 + k0 + k1 s + k2 s^2, w_max)``.
+
+    Returns:
+        product of the bend factors, 1 on a straight line, infinite where a building is higher
+        than the receiver; length of the string [m], at least 0.5; zenith of its first leg [rad];
+        and whether it is straight. float32, except the last.
+
+    Raises:
+        PropagationError: if the two grids do not share their cells.
+    """
+    return _over_roofs(
+        height_m, raster_grid, grid, place_m, 1.0, receiver_height_m, STRING, bend_curve
+    )
+
+
+def _over_roofs(
+    height_m: np.ndarray,
+    raster_grid: Grid,
+    grid: Grid,
+    place_m: tuple[float, float, float],
+    carrier_hz: float,
+    receiver_height_m: float,
+    law: int,
+    bend_curve: tuple[float, float, float, float],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     row_offset, col_offset = _offset(raster_grid, grid, height_m.shape)
     pixel = raster_grid.to_pixel(np.array(place_m[:2], dtype=np.float64))
-    loss_db = np.zeros(grid.shape, np.float32)
-    distance_m = np.empty(grid.shape, np.float32)
-    zenith_rad = np.empty(grid.shape, np.float32)
+    row, col = float(pixel[0]), float(pixel[1])
+    charge = np.full(grid.shape, 1.0 if law == STRING else 0.0, np.float32)
+    length_m, zenith_rad = np.empty((2, *grid.shape), np.float32)
     clear = np.ones(grid.shape, np.bool_)
-    walk_rays(
-        np.ascontiguousarray(height_m, dtype=np.float32),
-        row_offset,
-        col_offset,
-        float(pixel[0]),
-        float(pixel[1]),
-        float(place_m[2]),
-        raster_grid.spacing_m,
-        wavelength_m(carrier_hz),
-        float(receiver_height_m),
-        edges == "bullington",
-        loss_db,
-        clear,
-    )
-    row, col = float(pixel[0]) - row_offset, float(pixel[1]) - col_offset
     drop_m = float(place_m[2]) - receiver_height_m
-    measure_line(row, col, drop_m, grid.spacing_m, distance_m, zenith_rad)
-    return loss_db, distance_m, zenith_rad, clear
+    measure_line(row - row_offset, col - col_offset, drop_m, grid.spacing_m, length_m, zenith_rad)
+    walk_rays(
+        np.ascontiguousarray(height_m, dtype=np.float32), row_offset, col_offset, row, col,
+        float(place_m[2]), raster_grid.spacing_m, wavelength_m(carrier_hz),
+        float(receiver_height_m), law, bend_curve, charge, clear, length_m, zenith_rad,
+    )  # fmt: skip
+    return charge, length_m, zenith_rad, clear
 
 
 def _offset(raster_grid: Grid, grid: Grid, shape: tuple[int, ...]) -> tuple[int, int]:
