@@ -1,8 +1,8 @@
 """The dominant-path model: a map from the one route per cell that loses least.
 
 A route leaves the transmitter, bends at convex building corners and ends at a cell. With legs of
-total length L and bends phi_k it costs ``J = L prod w(phi_k)``, ``w = 1 + k1 s + k2 s^2``,
-``s = sin(phi / 2)``; the cheapest route is charged
+total length L and bends phi_k it costs ``J = L prod w(phi_k)``,
+``w = min(1 + k0 + k1 s + k2 s^2, w_max)``, ``s = sin(phi / 2)``; the cheapest route is charged
 
     PL = PL_1 + 10 n log10(L_3d) + 10 n_B log10(J / L) - waveguide + offset
 
@@ -37,7 +37,7 @@ from hertzmap.propagation._street_setup import (
 from hertzmap.propagation.antennas import gain_dbi
 from hertzmap.propagation.base import AbstractMapBackend
 from hertzmap.propagation.parameters import PropagationParameters
-from hertzmap.propagation.rooftop import rooftop_loss
+from hertzmap.propagation.rooftop import rooftop_bends, rooftop_loss
 from hertzmap.scenes.raster import rasterize, window
 
 CLEARANCE_M = 0.10
@@ -366,7 +366,7 @@ class DominantPath(AbstractMapBackend):
         """
         place = self._local(transmitter)
         apart = distance_to_walls(self.environment.sides, np.array(place))
-        at_start = _closeness(np.array(apart))
+        at_start = float(_closeness(np.array([apart]))[0])
         at_cell = self.environment.closeness
         last = np.hypot(work.back_m[..., 0], work.back_m[..., 1])
         first = np.linalg.norm(work.first_leg(*place), axis=-1)
@@ -384,17 +384,13 @@ class DominantPath(AbstractMapBackend):
         """Add the over-rooftop route in power; in line of sight it is the street route itself."""
         environment, parameters = self.environment, self.parameters
         place = transmitter.place_m
-        edges, distance, zenith, clear = rooftop_loss(
-            environment.raster.height_m, environment.raster.grid, environment.grid, place,
-            transmitter.carrier_hz, parameters.receiver_height_m,
-        )  # fmt: skip
+        loss, edges, distance, zenith, clear = self._over_roofs(transmitter)
         grid = environment.grid
         east = (np.arange(grid.cols) + 0.5) * grid.spacing_m + grid.origin_m[0] - place[0]
         north = (np.arange(grid.rows) + 0.5) * grid.spacing_m + grid.origin_m[1] - place[1]
         departure = np.arctan2(north.astype(np.float32)[:, None], east.astype(np.float32)[None, :])
-        gain = gain_dbi(transmitter, departure, zenith) - edges
+        gain = gain_dbi(transmitter, departure, zenith) - loss
         gain -= np.float32(one_metre_loss_db(transmitter.carrier_hz) + parameters.offset_roof_db)
-        gain -= np.float32(20.0) * np.log10(distance)
         route = environment.site.free & np.isfinite(gain) & ~los
         street = np.where(valid, out["gain"], NO_ROUTE_DB)
         over = np.where(route, gain, NO_ROUTE_DB)
@@ -411,6 +407,29 @@ class DominantPath(AbstractMapBackend):
             np.copyto(out["loss"], edges, where=leads)
         los |= clear & environment.site.free
         valid |= route
+
+    def _over_roofs(self, transmitter: Transmitter) -> tuple[np.ndarray, ...]:
+        """The route over the roofs by the law of the parameters.
+
+        Returns loss beyond the first metre [dB], its part due to edges or bends [dB], length [m],
+        zenith at the transmitter [rad] and whether the line is free.
+        """
+        raster, grid, numbers = self.environment.raster, self.environment.grid, self.parameters
+        if numbers.roof_law == "edges":
+            edges, distance, zenith, clear = rooftop_loss(
+                raster.height_m, raster.grid, grid, transmitter.place_m,
+                transmitter.carrier_hz, numbers.receiver_height_m,
+            )  # fmt: skip
+            loss = edges + np.float32(20.0) * np.log10(distance)
+            return loss, edges, distance, zenith, clear
+        factor, length, zenith, clear = rooftop_bends(
+            raster.height_m, raster.grid, grid, transmitter.place_m,
+            numbers.receiver_height_m, numbers.bend_curve,
+        )  # fmt: skip
+        bends = np.log10(factor) * np.float32(10.0 * numbers.bend_exponent)
+        slope = _pick(clear, 10.0 * numbers.n_los, 10.0 * numbers.length_exponent)
+        offset = _pick(clear, numbers.offset_los_db, numbers.offset_nlos_db)
+        return bends + offset + slope * np.log10(length), bends, length, zenith, clear
 
 
 def one_metre_loss_db(carrier_hz: float) -> float:
