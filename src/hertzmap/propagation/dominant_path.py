@@ -381,7 +381,10 @@ class DominantPath(AbstractMapBackend):
         los: np.ndarray,
         valid: np.ndarray,
     ) -> None:
-        """Add the over-rooftop route in power; in line of sight it is the street route itself."""
+        """Add the over-rooftop route in power, or take it where it is stronger (law ``bends``).
+
+        In line of sight it is the street route itself.
+        """
         environment, parameters = self.environment, self.parameters
         place = transmitter.place_m
         loss, edges, distance, zenith, clear = self._over_roofs(transmitter)
@@ -395,10 +398,11 @@ class DominantPath(AbstractMapBackend):
         street = np.where(valid, out["gain"], NO_ROUTE_DB)
         over = np.where(route, gain, NO_ROUTE_DB)
         stronger, gap = np.maximum(street, over), np.abs(street - over)
-        total = stronger + np.float32(10.0) * np.log10(1.0 + np.exp(gap * np.float32(-LN10 / 10.0)))
-        np.copyto(out["gain"], total, where=route)
         arrives = route & (over >= stronger - np.float32(ARRIVAL_WINDOW_DB))
         np.copyto(out["toa"], distance / np.float32(SPEED_OF_LIGHT_M_S), where=arrives)
+        if parameters.roof_law == "edges":
+            stronger += np.float32(10.0) * np.log10(1.0 + np.exp(gap * np.float32(-LN10 / 10.0)))
+        np.copyto(out["gain"], stronger, where=route)
         if self.layers == "all":
             leads = route & (over > street)
             arrival = departure - np.copysign(np.float32(np.pi), departure)

@@ -46,8 +46,9 @@ class PropagationParameters:
     w_max: float = np.inf
     """Largest bend factor, above 1: from the angle on where it is reached, loss stays level."""
     roof_law: str = "edges"
-    """``edges``: roofs are knife edges and the length counts as in free space; ``bends``: the
-    string over the roofs is a route with bends like any street route."""
+    """``edges``: roofs are knife edges, the length counts as in free space, and the route adds in
+    power; ``bends``: the string over the roofs is one more route with bends, and the stronger
+    route counts."""
 
     def __post_init__(self) -> None:
         numbers = (self.n_los, self.n_nlos, self.bend_exponent, self.receiver_height_m)
