@@ -57,53 +57,63 @@ def level(name: str, **options) -> Contestant:
     return Contestant(name, Level(LevelConfig(**options), []))
 
 
-def test_all_methods_see_the_same_reports_and_each_address_its_own(tiny, tmp_path):
+def seen_by(contestant: Contestant) -> list[np.ndarray]:
+    assert isinstance(contestant.estimator, Level)
+    return contestant.estimator.seen
+
+
+@pytest.mark.usefixtures("tiny")
+def test_all_methods_see_the_same_reports_and_each_address_its_own(tmp_path):
     first, second = level("kriging:tuned"), level("kriging:as_published", offset_db=9.0)
     maps.run_cell(CELL, KEYS, (0, 1), [first, second], RunLog(tmp_path / "a.jsonl"))
-    ours, theirs = first.estimator.seen, second.estimator.seen
+    ours, theirs = seen_by(first), seen_by(second)
     assert len(ours) == 4
     assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
     assert len({seen.tobytes() for seen in ours}) == 4
 
 
-def test_a_finished_run_is_not_run_again_and_a_cut_one_is(tiny, tmp_path):
+@pytest.mark.usefixtures("tiny")
+def test_a_finished_run_is_not_run_again_and_a_cut_one_is(tmp_path):
     log = RunLog(tmp_path / "a.jsonl")
     maps.run_cell(CELL, KEYS, (0,), [level("kriging:tuned")], log)
     assert len(log.read()) == 2
     again = level("kriging:tuned")
     maps.run_cell(CELL, KEYS, (0,), [again], log)
-    assert again.estimator.seen == []
+    assert seen_by(again) == []
     log.path.write_bytes(log.path.read_bytes()[:-30])
     maps.run_cell(CELL, KEYS, (0,), [again], log)
-    assert len(again.estimator.seen) == 1
+    assert len(seen_by(again)) == 1
     assert len(log.read()) == 2
 
 
-def test_another_build_or_cell_or_truth_is_run_anew(tiny, tmp_path, world, monkeypatch):
+@pytest.mark.usefixtures("tiny")
+def test_another_build_or_cell_or_truth_is_run_anew(tmp_path, world, monkeypatch):
     log = RunLog(tmp_path / "a.jsonl")
     maps.run_cell(CELL, KEYS, (0,), [level("kriging:tuned")], log)
     rebuilt = level("kriging:tuned", offset_db=1.0)
     maps.run_cell(CELL, KEYS, (0,), [rebuilt], log)
-    assert len(rebuilt.estimator.seen) == 2
+    assert len(seen_by(rebuilt)) == 2
     noisier = dataclasses.replace(CELL, sampling=dataclasses.replace(CELL.sampling, snr_db=0.0))
     maps.run_cell(noisier, KEYS, (0,), [rebuilt], log)
-    assert len(rebuilt.estimator.seen) == 4
+    assert len(seen_by(rebuilt)) == 4
     brighter = dataclasses.replace(world, scored_db=world.scored_db + 1.0)
     monkeypatch.setattr(worlds, "load", lambda key: dataclasses.replace(brighter, key=key))
     maps.run_cell(CELL, KEYS, (0,), [rebuilt], log)
-    assert len(rebuilt.estimator.seen) == 6
+    assert len(seen_by(rebuilt)) == 6
     kept = maps.aggregate(CELL, log.read(), "test", 2)
     assert kept.header["runs"] == {"kriging:tuned": 2}
 
 
-def test_a_method_that_refuses_is_warned_about_and_counted_as_missing(tiny, tmp_path, caplog):
+@pytest.mark.usefixtures("tiny")
+def test_a_method_that_refuses_is_warned_about_and_counted_as_missing(tmp_path, caplog):
     log = RunLog(tmp_path / "a.jsonl")
     maps.run_cell(CELL, KEYS, (0,), [level("kriging:tuned", order=13)], log)
     assert log.read() == ()
     assert "no map today" in caplog.text
 
 
-def test_aggregation_means_over_seeds_then_maps_with_paired_differences(tiny, tmp_path):
+@pytest.mark.usefixtures("tiny")
+def test_aggregation_means_over_seeds_then_maps_with_paired_differences(tmp_path):
     log = RunLog(tmp_path / "a.jsonl")
     better, worse = level("radiodiff_inv2:quick"), level("kriging:tuned", offset_db=30.0)
     maps.run_cell(CELL, KEYS, (0, 1), [better, worse], log)
@@ -126,7 +136,8 @@ def test_aggregation_means_over_seeds_then_maps_with_paired_differences(tiny, tm
     assert set(found.header["published_rows"]) == {"kp 0.05", "SNR 5 dB", "drift 0.8"}
 
 
-def test_differences_use_only_runs_both_methods_have(tiny, tmp_path):
+@pytest.mark.usefixtures("tiny")
+def test_differences_use_only_runs_both_methods_have(tmp_path):
     log = RunLog(tmp_path / "a.jsonl")
     maps.run_cell(CELL, KEYS, (0,), [level("kriging:tuned")], log)
     maps.run_cell(CELL, KEYS[:1], (0, 1), [level("nearest:default", offset_db=3.0)], log)
@@ -135,7 +146,8 @@ def test_differences_use_only_runs_both_methods_have(tiny, tmp_path):
     assert gap is not None and gap.n == 1 and gap.low is None
 
 
-def test_run_writes_the_log_and_the_result_file(tiny, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("tiny")
+def test_run_writes_the_log_and_the_result_file(tmp_path, monkeypatch):
     monkeypatch.setattr(methods, "build", lambda _: Level())
     out = tmp_path / "maps"
     written = maps.run(["default"], out, ["kriging:tuned"], maps_per_city=1, limit=2, seeds=1)

@@ -46,7 +46,7 @@ def test_a_dark_draw_is_drawn_again_and_too_many_are_an_error(scene, monkeypatch
         worlds.world_of(key, scene, Grid(32, 32))
 
 
-def test_a_cached_world_is_the_one_that_was_made(scene, world, tmp_path, monkeypatch):
+def test_a_cached_world_is_the_one_that_was_made(world, tmp_path, monkeypatch):
     monkeypatch.setenv("HERTZMAP_CACHE", str(tmp_path))
     monkeypatch.setattr(worlds, "make_city_world", lambda _: world)
     made = worlds.load(world.key)
@@ -85,9 +85,7 @@ def test_radiomapseer_maps_keep_their_lit_walls_in_what_is_scored():
     lit = (world.scored_db > -147.0)[~world.site.free].mean()
     assert lit == pytest.approx(0.055, abs=0.01)
     assert (world.truth.path_gain_db[~world.site.free] == -147.0).all()
-    assert np.allclose(
-        world.scored_db[world.site.free], world.truth.path_gain_db[world.site.free]
-    )
+    assert np.allclose(world.scored_db[world.site.free], world.truth.path_gain_db[world.site.free])
 
 
 def test_flags_of_the_inverse_crime():

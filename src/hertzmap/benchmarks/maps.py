@@ -38,11 +38,13 @@ from hertzmap.benchmarks.tables import (
 )
 from hertzmap.benchmarks.worlds import World, WorldKey
 from hertzmap.core.errors import ConfigError, HertzmapError
+from hertzmap.core.posteriors import MapPosterior
 from hertzmap.core.seeds import generator
 from hertzmap.core.types import Reports
+from hertzmap.core.units import GreyScale
 from hertzmap.estimation.base import AbstractEstimator
 from hertzmap.measurement.sampling import sample_reports
-from hertzmap.metrics.maps import score_map
+from hertzmap.metrics.maps import rmse_by_stratum, score_map, strata
 
 logger = logging.getLogger(__name__)
 
@@ -171,6 +173,25 @@ def draw_reports(config: CellConfig, world: World, seed: int) -> Reports:
     return sample_reports(world.truth, config.sampling, draw).reports
 
 
+def score(
+    posterior: MapPosterior, world: World, reports: Reports, reference_dbm: float
+) -> dict[str, float]:
+    """Compare a posterior with the truth: all map scores, and the RMSE by stratum [dB]."""
+    truth_dbm, free = world.scored_db + reference_dbm, world.site.free
+    scores = score_map(posterior, truth_dbm, free, reference_dbm=reference_dbm)
+    transmitter = world.truth.transmitter
+    masks = strata(
+        world.site.grid,
+        free,
+        transmitter_m=None if transmitter is None else transmitter.place_m[:2],
+        reported_m=reports.reported_m,
+    )
+    scale = GreyScale()
+    ends_dbm = (scale.min_db + reference_dbm, scale.max_db + reference_dbm)
+    errors = rmse_by_stratum(np.clip(posterior.mean_dbm(), *ends_dbm), truth_dbm, masks)
+    return scores | {f"rmse_{name}_db": value for name, value in errors.items()}
+
+
 def reports_hash(config: CellConfig) -> str:
     """Hash of the settings that decide truths and reports of a cell."""
     return results.hash_of(
@@ -199,14 +220,7 @@ def _run_and_log(
         logger.warning("%s failed on %s: %s", contestant.method, world.key.name, error)
         return
     seconds, peak_mib = time.perf_counter() - started, method_tools.peak_memory_mib()
-    reference_dbm = config.sampling.reference_dbm
-    scores = score_map(
-        posterior,
-        world.scored_db + reference_dbm,
-        world.site.free,
-        reference_dbm=reference_dbm,
-    )
-    machine = results.hardware()
+    scores = score(posterior, world, reports, config.sampling.reference_dbm)
     log.append(
         Run(
             world=world.key.name,
@@ -221,7 +235,7 @@ def _run_and_log(
             peak_rss_mib=round(peak_mib, 1),
             stopped_by=posterior.trace.stopped_by if posterior.trace else (),
             commit=results.commit(),
-            hardware=str(machine.get("gpu", machine["cpu"])),
+            hardware=results.machine(),
         )
     )
 
@@ -310,7 +324,9 @@ def _metric_names(chosen: list[Run]) -> list[str]:
 
 
 def _unit(metric: str) -> str:
-    return METRICS[metric].unit if metric in METRICS else "1"
+    if metric in METRICS:
+        return METRICS[metric].unit
+    return "dB" if metric.endswith("_db") else "1"
 
 
 def _rows(cell: str, method: str, chosen: list[Run]) -> list[ResultRow]:

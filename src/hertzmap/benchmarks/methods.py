@@ -1,7 +1,7 @@
 """Methods by name: ``name:preset[:option=value,...]`` to an estimator, and what it costs to run."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, final, get_type_hints
@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from hertzmap.core import registry
 from hertzmap.core.errors import ConfigError
 from hertzmap.estimation.base import AbstractEstimator
+from hertzmap.training.checkpoint import load_estimator
 
 
 @final
@@ -46,25 +46,18 @@ def parse(text: str) -> MethodSpec:
     return MethodSpec(name, preset, tuple((key, value) for key, _, value in pairs))
 
 
-def load_estimator(name: str, preset: str) -> AbstractEstimator:
-    return registry.get("estimation", name).from_preset(preset)
-
-
-def build(
-    text: str, load: Callable[[str, str], AbstractEstimator] = load_estimator
-) -> AbstractEstimator:
+def build(text: str) -> AbstractEstimator:
     """Build a method with its shipped weights, and set the options on its configuration.
 
     Args:
         text: the method, see `parse`.
-        load: makes the estimator of a name and preset.
 
     Raises:
         ConfigError: if name, preset or option is not known, or a value has the wrong type.
+        DataError: if its weights are missing or damaged.
     """
     spec = parse(text)
-    estimator = load(spec.name, spec.preset)
-    return with_options(estimator, spec.options)
+    return with_options(load_estimator(spec.name, spec.preset), spec.options)
 
 
 def with_options(

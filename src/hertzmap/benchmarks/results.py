@@ -163,8 +163,10 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, object]:
-    """Processor, cores, memory [GiB] and, where a method has loaded torch and sees one, the GPU."""
-    found: dict[str, object] = {"cpu": _cpu_model(), "cores": os.cpu_count()}
+    """Processor, cores, threads, memory [GiB] and, where torch is loaded and sees one, the GPU."""
+    cores = os.cpu_count() or 1
+    threads = int(os.environ.get("OMP_NUM_THREADS") or cores)
+    found: dict[str, object] = {"cpu": _cpu_model(), "cores": cores, "threads": threads}
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         found["memory_gib"] = round(
             os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1
@@ -173,6 +175,13 @@ def hardware() -> dict[str, object]:
     if torch is not None and torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
     return found
+
+
+def machine() -> str:
+    """The hardware in a few words, e.g. ``AMD EPYC (1 of 2 threads)``."""
+    found = hardware()
+    gpu = f" and {found['gpu']}" if "gpu" in found else ""
+    return f"{found['cpu']} ({found['threads']} of {found['cores']} threads){gpu}"
 
 
 def standard_error(per_environment: Float[np.ndarray, " samples"]) -> float | None:

@@ -48,7 +48,7 @@ class Run:
     commit: str | None
     """Commit of the source tree."""
     hardware: str
-    """Processor, or GPU where there is one."""
+    """The machine in a few words."""
 
 
 _RUN = TypeAdapter(Run)
