@@ -17,9 +17,9 @@ from hertzmap.core.grid import Grid
 from hertzmap.diffusion.denoisers import MapUNet
 from hertzmap.scenes.wayfinding import transmitter_planes
 
-BASIS_STD = (0.06, 0.10, 0.08, 0.08, 0.06, 0.06)
-"""Prior standard deviations [grey] of what the mean map leaves open, in the order of `basis`:
-offset, slope with distance, detour, wall, and a first harmonic of the antenna's azimuth."""
+TERMS = ("offset", "slope", "shadow", "shadow_slope", "detour", "wall", "cosine", "sine")
+"""What the mean map leaves open: link budget, exponents in and out of sight, losses of bends and
+walls (eq. 16-17), and a first harmonic of the antenna's azimuth."""
 
 
 @final
@@ -32,7 +32,7 @@ class Evidence:
     log_evidence: float
     """Log marginal likelihood of the reports, global unknowns integrated out."""
     coefficient: Float[np.ndarray, " terms"]
-    """Posterior mean of the global unknowns [grey], in the order of `BASIS_STD`."""
+    """Posterior mean of the global unknowns [grey], in the order of `TERMS`."""
 
 
 def basis(
@@ -42,39 +42,60 @@ def basis(
     centre = grid.centres_m() - np.asarray(place_m)
     azimuth = np.arctan2(centre[..., 1], centre[..., 0])
     distance, detour, sight, wall = planes
+    shadow, slope = 1.0 - sight, 3.0 * (distance - 0.6)
     return np.stack(
         [
             np.ones_like(distance),
-            3.0 * (distance - 0.6),
+            slope,
+            shadow,
+            shadow * slope,
             2.0 * detour,
-            wall * (1.0 - sight),
+            wall * shadow,
             np.cos(azimuth),
             np.sin(azimuth),
         ]
     ).astype(np.float32)
 
 
+@final
+@dataclass(frozen=True)
+class TermPrior:
+    """Belief about the global unknowns before any report, measured on training maps."""
+
+    mean: Float[np.ndarray, " terms"]
+    """Mean [grey]."""
+    covariance: Float[np.ndarray, "terms terms"]
+    """Covariance [grey^2]."""
+
+    def with_offset_std(self, offset_std: float) -> "TermPrior":
+        """The same with a further unknown offset, of an unknown link budget."""
+        covariance = self.covariance.copy()
+        covariance[0, 0] += offset_std**2
+        return TermPrior(self.mean, covariance)
+
+
 def linear_evidence(
     residual: Float[np.ndarray, " points"],
     variance: Float[np.ndarray, " points"],
     terms: Float[np.ndarray, "points terms"],
-    prior_std: Float[np.ndarray, " terms"],
+    prior: TermPrior,
     temperature: float = 1.0,
 ) -> tuple[float, Float[np.ndarray, " terms"]]:
-    """Log evidence and posterior mean of r = terms b + e, b ~ N(0, prior), e ~ N(0, variance).
+    """Log evidence and posterior mean of r = terms b + e, b ~ N(prior), e ~ N(0, variance).
 
     `temperature` above 1 counts reports as so many times fewer, for model errors that
     neighbouring reports share.
     """
+    residual = residual - terms @ prior.mean
     scaled = terms / (variance * temperature)[:, None]
-    precision = terms.T @ scaled + np.diag(prior_std**-2)
+    precision = terms.T @ scaled + np.linalg.inv(prior.covariance)
     right = scaled.T @ residual
     factor = np.linalg.cholesky(precision)
     half = np.linalg.solve(factor, right)
-    mean = np.linalg.solve(factor.T, half)
+    mean = prior.mean + np.linalg.solve(factor.T, half)
     fit = (residual**2 / variance).sum() / temperature - half @ half
-    norm = np.log(variance).sum() / temperature
-    volume = 2.0 * np.log(np.diag(factor)).sum() + 2.0 * np.log(prior_std).sum()
+    norm = np.log(2.0 * np.pi * variance).sum() / temperature
+    volume = 2.0 * np.log(np.diag(factor)).sum() + np.linalg.slogdet(prior.covariance)[1]
     return float(-0.5 * (fit + norm + volume)), mean
 
 
@@ -99,7 +120,7 @@ class TransmitterSearch:
         network: MapUNet,
         grey: Float[np.ndarray, " points"],
         noise: Float[np.ndarray, " points"],
-        offset_std: float,
+        prior: TermPrior,
         *,
         model_std: float,
         temperature: float,
@@ -108,8 +129,7 @@ class TransmitterSearch:
         self.network = network
         self.grey = grey
         self.variance = noise**2 + model_std**2
-        self.prior_std = np.array(BASIS_STD)
-        self.prior_std[0] = np.hypot(self.prior_std[0], offset_std)
+        self.prior = prior
         self.temperature = temperature
         self.seed = seed
 
@@ -139,10 +159,10 @@ class TransmitterSearch:
             planes = np.stack([transmitter_planes(site.free, site.grid, p) for p in chosen])
             maps = self.mean_maps(site, planes)
             for place, stack, mean in zip(chosen, planes, maps, strict=True):
-                terms = basis(stack, site.grid, place).reshape(len(BASIS_STD), -1)[:, site.cell].T
+                terms = basis(stack, site.grid, place).reshape(len(TERMS), -1)[:, site.cell].T
                 residual = self.grey - mean.reshape(-1)[site.cell]
                 value, coefficient = linear_evidence(
-                    residual, self.variance, terms, self.prior_std, self.temperature
+                    residual, self.variance, terms, self.prior, self.temperature
                 )
                 found.append(Evidence(place, value, coefficient))
         return found

@@ -31,6 +31,7 @@ from hertzmap.estimation._rasters import condition_planes, condition_scalars, pa
 from hertzmap.estimation._transmitter_search import (
     Evidence,
     SearchSite,
+    TermPrior,
     TransmitterSearch,
     basis,
     lattice,
@@ -48,6 +49,8 @@ class RadioDiffInv2Config:
 
     data_term: Literal["naive", "blur", "paper", "moment", "mixture"] = "moment"
     """How drift enters the likelihood, see `measurement.likelihood.data_term`."""
+    q: int | None = 1
+    """Nodes per cell and axis of the drift kernel; None lets the operator choose by the drift."""
     transmitter: Literal["inferred", "agnostic"] = "inferred"
     """Condition on transmitters inferred from the reports, or on the environment only (paper)."""
     z_prior: Literal["gaussian", "chi", "none"] = "gaussian"
@@ -160,6 +163,8 @@ class RadioDiffInv2(AbstractEstimator):
     """Settings."""
     network: MapUNet | None = None
     """The prior's denoiser; passed in by `training.checkpoint.load_estimator`."""
+    term_prior: TermPrior | None = None
+    """Belief about the global unknowns of the search; passed in with the network."""
     scale: GreyScale = field(default_factory=GreyScale)
     """The grey scale the prior was trained on."""
     progress: Callable[[int, int], None] | None = None
@@ -194,7 +199,11 @@ class RadioDiffInv2(AbstractEstimator):
             floor_dbm = floor_dbm + self.scale.span_db * float(offset.min())
         spread_db = np.full_like(mean_dbm, self.config.model_std * self.scale.span_db)
         if self.config.residual:
-            mean_dbm, spread_db = self._explain_rest(problem, mean_dbm, spread_db, reports, seed)
+            weight = np.exp(log_weight) / np.exp(log_weight).sum()
+            overall = np.einsum("k,krc->rc", weight, mean_dbm)
+            correction, deviation = self._explain_rest(problem, overall, reports, seed)
+            mean_dbm = mean_dbm + correction
+            spread_db = np.broadcast_to(deviation, mean_dbm.shape)
         if reports.reference_dbm is not None:
             top_dbm = reference + self.scale.max_db
             mean_dbm = np.clip(mean_dbm, floor_dbm, top_dbm)
@@ -207,7 +216,7 @@ class RadioDiffInv2(AbstractEstimator):
         drift = reports.drift_cov_m2
         if self.config.data_term == "naive":
             drift = np.zeros_like(drift)
-        operator = DriftOperator.build(grid, free, reports.reported_m, drift)
+        operator = DriftOperator.build(grid, free, reports.reported_m, drift, q=self.config.q)
         if operator.kept.sum() < 3:
             msg = (
                 f"only {int(operator.kept.sum())} of {len(reports)} reports lie on free ground of "
@@ -254,13 +263,14 @@ class RadioDiffInv2(AbstractEstimator):
         planes = torch.cat([free, torch.from_numpy(stack)], dim=1)
         full = SearchSite(problem.grid, problem.free, self._cells(problem.grid, problem))
         guess = search.mean_maps(full, stack)
+        prior = search.prior
+        outer = problem.offset_std**2 / prior.covariance[0, 0]
+        offset = np.array([outer * (e.coefficient[0] - prior.mean[0]) for e in chosen])
         for k, evidence in enumerate(chosen):
             terms = basis(stack[k], problem.grid, evidence.place_m)
-            inner = evidence.coefficient.copy()
-            if problem.offset_std > 0.0:
-                inner[0] = 0.0
-            guess[k] += np.einsum("t,trc->rc", inner, terms)
-        offset = np.array([e.coefficient[0] if problem.offset_std > 0.0 else 0.0 for e in chosen])
+            coefficient = evidence.coefficient.copy()
+            coefficient[0] -= offset[k]
+            guess[k] += np.einsum("t,trc->rc", coefficient, terms)
         if config.initial == "encoded":
             clean = torch.from_numpy((2.0 * np.clip(guess, 0.0, 1.0) - 1.0) * problem.free)[:, None]
             with torch.no_grad():
@@ -271,13 +281,16 @@ class RadioDiffInv2(AbstractEstimator):
         return _Start(planes, agnostic, noise, torch.from_numpy(offset).float(), log_prior)
 
     def _searcher(self, problem: _Problem, seed: int) -> TransmitterSearch:
-        network = self.network
+        network, prior = self.network, self.term_prior
         assert network is not None
+        if prior is None:
+            msg = "inferring transmitters needs term_prior; use training.checkpoint.load_estimator"
+            raise ConfigError(msg)
         return TransmitterSearch(
             network,
             problem.grey.double().numpy(),
             problem.noise.double().numpy(),
-            problem.offset_std,
+            prior.with_offset_std(problem.offset_std),
             model_std=self.config.model_std,
             temperature=self.config.temperature,
             seed=seed,
@@ -417,34 +430,31 @@ class RadioDiffInv2(AbstractEstimator):
     def _explain_rest(
         self,
         problem: _Problem,
-        mean_dbm: Float[np.ndarray, "starts rows cols"],
-        spread_db: Float[np.ndarray, "starts rows cols"],
+        mean_dbm: Float[np.ndarray, "rows cols"],
         reports: Reports,
         seed: int,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Add a Gaussian process fitted to the residuals of each start's map."""
+    ) -> tuple[Float[np.ndarray, "rows cols"], Float[np.ndarray, "rows cols"]]:
+        """Mean and deviation [dB] of a Gaussian process on the residuals of the mean map."""
         operator = problem.operator
-        rows, cols = mean_dbm.shape[1:]
+        rows, cols = mean_dbm.shape
         grid = Grid(rows, cols, problem.grid.spacing_m, problem.grid.origin_m)
-        power = reports.power_dbm[operator.kept]
-        noise = reports.noise_db[operator.kept]
-        place = operator.mean_place_m
-        place_var = np.trace(operator.place_cov_m2, axis1=1, axis2=2) / 2.0
-        mean_dbm, spread_db = mean_dbm.copy(), spread_db.copy()
         padded = np.zeros(problem.grid.shape)
-        for k in range(len(mean_dbm)):
-            padded[:rows, :cols] = mean_dbm[k]
-            reading, variance = operator.moments(padded)
-            noise_var = noise**2 + variance
-            empty = np.zeros((operator.count, 0))
-            seen = Observations(
-                place, place_var, power - reading, noise_var, empty, np.zeros(0), np.zeros(0)
-            )
-            hyper = fit(seen, FitConfig(), np.random.default_rng([seed, k]))
-            process = condition(seen, hyper)
-            mean_dbm[k] += process.mean_db(grid)
-            spread_db[k] = np.sqrt(np.maximum(process.variance_db2(grid), 0.0))
-        return mean_dbm, spread_db
+        padded[:rows, :cols] = mean_dbm
+        reading, variance = operator.moments(padded)
+        empty = np.zeros((operator.count, 0))
+        seen = Observations(
+            operator.mean_place_m,
+            np.trace(operator.place_cov_m2, axis1=1, axis2=2) / 2.0,
+            reports.power_dbm[operator.kept] - reading,
+            reports.noise_db[operator.kept] ** 2 + variance,
+            empty,
+            np.zeros(0),
+            np.zeros(0),
+        )
+        hyper = fit(seen, FitConfig(), np.random.default_rng(seed))
+        process = condition(seen, hyper)
+        deviation = np.sqrt(np.maximum(process.variance_db2(grid), 0.0))
+        return process.mean_db(grid), deviation
 
     def with_options(self, **options: object) -> "RadioDiffInv2":
         """A copy with some settings of the config changed.

@@ -9,14 +9,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
 import hertzmap
 from hertzmap.core import registry
-from hertzmap.core.errors import DataError
+from hertzmap.core.errors import ConfigError, DataError
 from hertzmap.core.units import GreyScale
 from hertzmap.diffusion.denoisers import MapUNet, UNetConfig
+from hertzmap.estimation._transmitter_search import TERMS, TermPrior
 from hertzmap.estimation.base import AbstractEstimator
 
 WEIGHTS: dict[tuple[str, str], str] = {("radiodiff_inv2", "as_published"): "prior-paper"}
@@ -36,17 +38,34 @@ def digest(path: Path) -> str:
 
 
 def _commit() -> str:
-    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    """Commit of this source, where it lies in a repository."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:  # no git on this machine
+        return "unknown"
     return done.stdout.strip() or "unknown"
 
 
-def export(state: Path, target: Path, config: UNetConfig, facts: Mapping[str, object]) -> Path:
+def export(
+    state: Path,
+    target: Path,
+    config: UNetConfig,
+    facts: Mapping[str, object],
+    term_prior: TermPrior | None = None,
+) -> Path:
     """Write the averaged weights of a run as half-precision safetensors with a card.
 
     Args:
         state: ``state.safetensors`` of a training stage.
         target: path of the weights, ending in ``.safetensors``; the card ends in ``.json``.
         config: the network's layout.
+        term_prior: belief about the global unknowns that goes with these weights.
         facts: what else the card says: data, cities, split, seed, figures, limits.
     """
     stored = load_file(state)
@@ -71,6 +90,12 @@ def export(state: Path, target: Path, config: UNetConfig, facts: Mapping[str, ob
         "torch": torch.__version__,
         **facts,
     }
+    if term_prior is not None:
+        card["term_prior"] = {
+            "terms": TERMS,
+            "mean": term_prior.mean.tolist(),
+            "covariance": term_prior.covariance.tolist(),
+        }
     target.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
     return target
 
@@ -98,6 +123,14 @@ def load_network(path: Path) -> MapUNet:
     return network.eval()
 
 
+def load_term_prior(path: Path) -> TermPrior | None:
+    """The belief about global unknowns on the card of weights, if it has one."""
+    stored = json.loads(path.with_suffix(".json").read_text()).get("term_prior")
+    if stored is None:
+        return None
+    return TermPrior(np.array(stored["mean"]), np.array(stored["covariance"]))
+
+
 def load_estimator(
     name: str, preset: str, *, weights: Path | None = None, **options: object
 ) -> AbstractEstimator:
@@ -117,7 +150,9 @@ def load_estimator(
     if name in DEFAULT_WEIGHTS:
         wanted = WEIGHTS.get((name, preset), DEFAULT_WEIGHTS[name])
         path = weights or weights_folder() / f"{wanted}.safetensors"
-        method = replace(method, network=load_network(path))
-    if options:
-        method = method.with_options(**options)
-    return method
+        method = replace(method, network=load_network(path), term_prior=load_term_prior(path))
+    try:
+        return replace(method, config=replace(method.config, **options)) if options else method
+    except TypeError as error:
+        msg = f"{name} has no such setting: {error}"
+        raise ConfigError(msg) from error

@@ -25,6 +25,7 @@ from hertzmap.diffusion.denoisers import MapUNet, UNetConfig
 from hertzmap.diffusion.losses import denoising_loss
 from hertzmap.diffusion.process import shifted_angle
 from hertzmap.estimation._rasters import condition_planes, condition_scalars
+from hertzmap.estimation._transmitter_search import TERMS, TermPrior, basis
 from hertzmap.scenes.wayfinding import transmitter_planes
 from hertzmap.training.loop import Batch, LoopConfig, train
 
@@ -36,11 +37,11 @@ class PriorConfig:
 
     network: UNetConfig = UNetConfig()
     """Layout of the denoiser."""
-    loop: LoopConfig = LoopConfig()
+    loop: LoopConfig = LoopConfig(steps=3500, rate=1.2e-3, decay=1000)
     """Length and rates of stages 1 and 2 together."""
-    backbone_steps: int = 1500
+    backbone_steps: int = 750
     """Steps of stage 1."""
-    paper_steps: int = 600
+    paper_steps: int = 300
     """Steps of stage 3."""
     agnostic_share: float = 0.3
     """Stage 2: share of samples whose transmitter planes are replaced by the building mask."""
@@ -162,6 +163,37 @@ def _validator(maps: MapSet, config: PriorConfig) -> Callable[[nn.Module], dict[
         return {name: float(np.mean(values)) for name, values in figures.items()}
 
     return validate
+
+
+def fit_term_prior(
+    network: MapUNet, folder: Path, *, tiles: int = 100, maps_per_tile: int = 2, seed: int = 0
+) -> TermPrior:
+    """Measure on training maps what the one-step mean map leaves to the global unknowns.
+
+    Each map minus its conditional mean is fitted by the terms of `basis` on free cells; mean and
+    covariance of the coefficients are the belief that the transmitter search starts from.
+    """
+    rng = np.random.default_rng(seed)
+    paths = [path for path in sorted(folder.glob("*.npz")) if int(path.stem[-4:]) < 1000]
+    chosen = [paths[i] for i in rng.permutation(len(paths))[:tiles]]
+    coefficients = []
+    for path in chosen:
+        shard = read_shard(path)
+        for k in rng.permutation(len(shard.grey))[:maps_per_tile]:
+            place = (float(shard.place_m[k][0]), float(shard.place_m[k][1]))
+            planes = transmitter_planes(shard.free, shard.grid, place)
+            stack = torch.from_numpy(np.concatenate([shard.free[None].astype(np.float32), planes]))
+            noise = torch.from_numpy(rng.standard_normal((1, 1, *shard.grid.shape)).astype("f4"))
+            angle = torch.full((1,), 0.5 * torch.pi)
+            with torch.no_grad():
+                clean = network(noise, angle, stack[None], torch.tensor([[0.0, 1.0]]))
+            mean = 0.5 * (clean[0, 0].numpy() + 1.0)
+            residual = (shard.grey[k] / 255.0 - mean)[shard.free]
+            terms = basis(planes, shard.grid, place)[:, shard.free]
+            normal = terms @ terms.T / len(residual) + 1e-3 * np.eye(len(TERMS))
+            coefficients.append(np.linalg.solve(normal, terms @ residual / len(residual)))
+    found = np.array(coefficients)
+    return TermPrior(found.mean(axis=0), np.cov(found.T))
 
 
 def build(config: UNetConfig, seed: int = 0) -> MapUNet:
