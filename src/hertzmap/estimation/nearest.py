@@ -84,8 +84,8 @@ def _left_out_error_db(tree: KDTree, power_dbm: Float[np.ndarray, " places"]) ->
     """Root mean square difference of each place to its nearest other place [dB]; 0 for one."""
     if len(power_dbm) < 2:
         return 0.0
-    _, neighbours = tree.query(tree.data, k=[2])
-    neighbour = np.asarray(neighbours)[:, 0]
+    _, neighbours = tree.query(tree.data, k=2)
+    neighbour = np.asarray(neighbours)[:, 1]
     return float(np.sqrt(np.mean((power_dbm - power_dbm[neighbour]) ** 2)))
 
 
