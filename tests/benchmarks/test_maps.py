@@ -157,7 +157,7 @@ def test_run_writes_the_log_and_the_result_file(tmp_path, monkeypatch):
     assert {"method", "metric", "unit", "mean", "se", "n", "published"} <= set(
         content["results"][0]
     )
-    assert content["header"]["planned_runs"] == 72
+    assert content["header"]["planned_runs"] == 24 * len(CELL.report_seeds)
     assert results.read(written[0]).methods() == ("kriging:tuned",)
     validation = maps.run(["default"], out, ["kriging:tuned"], 1, 1, "validation", 1)
     assert validation == (out / "default.validation.json",)

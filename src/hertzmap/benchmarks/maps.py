@@ -284,6 +284,7 @@ def aggregate(
         headline=config.headline,
         baseline=config.baseline,
         sampling=asdict(config.sampling),
+        report_seeds=sorted({entry.seed for entry in current}),
         truth_version=worlds.TRUTH_VERSION,
         **worlds.flags(config.world),
         planned_runs=planned_runs,

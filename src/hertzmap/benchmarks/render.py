@@ -308,6 +308,8 @@ def _note(found: ResultFile) -> str:
     size = max((row.n for row in found.results), default=0)
     raised = [key for key, value in header.items() if key.startswith("same_") and value is True]
     parts = [f"n = {size}"]
+    if seeds := len(header.get("report_seeds", ())):
+        parts.append(f"{seeds} report seed{'s' if seeds > 1 else ''}")
     parts += [f"`{flag}: true`" for flag in raised]
     planned, runs = header.get("planned_runs"), header.get("runs", {})
     unfinished = [method_title(name) for name, count in runs.items() if count < (planned or 0)]
