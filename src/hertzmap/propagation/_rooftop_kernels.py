@@ -49,6 +49,7 @@ def walk_rays(
     clear,
     length_m,
     zenith_rad,
+    turn_rad,
 ):
     """Walk a ray to each border cell of the window and evaluate the cells it passes, in place.
 
@@ -68,6 +69,7 @@ def walk_rays(
         clear: (rows, cols) output: whether nothing stands in the straight line.
         length_m: (rows, cols) of the straight line; output with STRING [m].
         zenith_rad: (rows, cols) of the straight line; output with STRING [rad].
+        turn_rad: (rows, cols, turns) output with STRING: its first bends [rad], NaN at first.
     """
     rows, cols = loss_db.shape
     offset = np.full((rows, cols), np.float32(2.0))
@@ -105,6 +107,7 @@ def walk_rays(
             clear,
             length_m,
             zenith_rad,
+            turn_rad,
             offset,
             hull_d,
             hull_z,
@@ -132,6 +135,7 @@ def _walk_ray(
     clear,
     length_m,
     zenith_rad,
+    turn_rad,
     offset,
     hull_d,
     hull_z,
@@ -170,7 +174,13 @@ def _walk_ray(
                         clear[window_r, window_c] = False
                     elif law == STRING:
                         factor, length, zenith, free = _string(
-                            hull_d, hull_z, top, distance, receiver_m, bend
+                            hull_d,
+                            hull_z,
+                            top,
+                            distance,
+                            receiver_m,
+                            bend,
+                            turn_rad[window_r, window_c],
                         )
                         loss_db[window_r, window_c] = factor
                         clear[window_r, window_c] = free
@@ -295,8 +305,11 @@ def _bullington(hull_d, hull_z, top, distance, receiver_m, wavelength):
 
 @njit(cache=True, nogil=True, fastmath=True)
 @typing.no_type_check
-def _string(hull_d, hull_z, top, distance, receiver_m, bend):
-    """The string pulled tight over the roofs: bend factor, length [m], zenith [rad], straight."""
+def _string(hull_d, hull_z, top, distance, receiver_m, bend, turn_rad):
+    """The string pulled tight over the roofs: bend factor, length [m], zenith [rad], straight.
+
+    Its first bends go to `turn_rad`, as far as that reaches.
+    """
     last = top
     while last > 0:
         rise = (hull_z[last] - hull_z[last - 1]) * (distance - hull_d[last - 1])
@@ -304,6 +317,7 @@ def _string(hull_d, hull_z, top, distance, receiver_m, bend):
             break
         last -= 1
     k0, k1, k2, most = bend
+    turn_rad[:] = np.nan
     factor, length = 1.0, 0.0
     zenith, way_d, way_z = 0.0, 0.0, 0.0
     for k in range(last + 1):
@@ -317,6 +331,8 @@ def _string(hull_d, hull_z, top, distance, receiver_m, bend):
         else:
             s = math.sqrt(max(0.0, 0.5 - 0.5 * (step_d * way_d + step_z * way_z)))
             factor *= min(1.0 + k0 + s * (k1 + k2 * s), most)
+            if k <= turn_rad.shape[0]:
+                turn_rad[k - 1] = 2.0 * math.asin(min(s, 1.0))
         length += leg
         way_d, way_z = step_d, step_z
     return factor, length, zenith, last == 0

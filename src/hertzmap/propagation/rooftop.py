@@ -30,6 +30,8 @@ from hertzmap.propagation._rooftop_kernels import (
 )
 
 NO_BENDS = (0.0, 0.0, 0.0, 1.0)
+MOST_TURNS = 6
+"""Bends of a string over the roofs that `rooftop_turns` tells; the rest is left out."""
 
 
 def edge_loss_db(nu: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
@@ -84,8 +86,8 @@ def rooftop_loss(
     """
     law = BULLINGTON if edges == "bullington" else DEYGOUT
     return _over_roofs(
-        height_m, raster_grid, grid, place_m, carrier_hz, receiver_height_m, law, NO_BENDS
-    )
+        height_m, raster_grid, grid, place_m, carrier_hz, receiver_height_m, law, NO_BENDS, 0
+    )[:4]
 
 
 def rooftop_bends(
@@ -123,8 +125,44 @@ def rooftop_bends(
         PropagationError: if the two grids do not share their cells.
     """
     return _over_roofs(
-        height_m, raster_grid, grid, place_m, 1.0, receiver_height_m, STRING, bend_curve
+        height_m, raster_grid, grid, place_m, 1.0, receiver_height_m, STRING, bend_curve, 0
+    )[:4]
+
+
+def rooftop_turns(
+    height_m: Float[np.ndarray, "raster_rows raster_cols"],
+    raster_grid: Grid,
+    grid: Grid,
+    place_m: tuple[float, float, float],
+    receiver_height_m: float,
+) -> tuple[
+    Float[np.ndarray, "rows cols turns"],
+    Float[np.ndarray, "rows cols"],
+    Float[np.ndarray, "rows cols"],
+    Bool[np.ndarray, "rows cols"],
+]:
+    """The string of `rooftop_bends` with its bends one by one, for calibration.
+
+    Args:
+        height_m: see `rooftop_loss`, as for the other arguments.
+        raster_grid: grid of `height_m`.
+        grid: cells to evaluate.
+        place_m: antenna (east, north, up) [m].
+        receiver_height_m: height of every receiver above ground [m].
+
+    Returns:
+        the first `MOST_TURNS` bends [rad], NaN beyond the last; length [m], infinite where a
+        building is higher than the receiver; zenith of the first leg [rad]; and whether the
+        string is straight.
+
+    Raises:
+        PropagationError: if the two grids do not share their cells.
+    """
+    factor, length_m, zenith_rad, clear, turn_rad = _over_roofs(
+        height_m, raster_grid, grid, place_m, 1.0, receiver_height_m, STRING, NO_BENDS, MOST_TURNS
     )
+    length_m[~np.isfinite(factor)] = np.inf
+    return turn_rad, length_m, zenith_rad, clear
 
 
 def _over_roofs(
@@ -136,21 +174,23 @@ def _over_roofs(
     receiver_height_m: float,
     law: int,
     bend_curve: tuple[float, float, float, float],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    turns: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     row_offset, col_offset = _offset(raster_grid, grid, height_m.shape)
     pixel = raster_grid.to_pixel(np.array(place_m[:2], dtype=np.float64))
     row, col = float(pixel[0]), float(pixel[1])
     charge = np.full(grid.shape, 1.0 if law == STRING else 0.0, np.float32)
     length_m, zenith_rad = np.empty((2, *grid.shape), np.float32)
     clear = np.ones(grid.shape, np.bool_)
+    turn_rad = np.full((*grid.shape, turns), np.nan, np.float32)
     drop_m = float(place_m[2]) - receiver_height_m
     measure_line(row - row_offset, col - col_offset, drop_m, grid.spacing_m, length_m, zenith_rad)
     walk_rays(
         np.ascontiguousarray(height_m, dtype=np.float32), row_offset, col_offset, row, col,
         float(place_m[2]), raster_grid.spacing_m, wavelength_m(carrier_hz),
-        float(receiver_height_m), law, bend_curve, charge, clear, length_m, zenith_rad,
+        float(receiver_height_m), law, bend_curve, charge, clear, length_m, zenith_rad, turn_rad,
     )  # fmt: skip
-    return charge, length_m, zenith_rad, clear
+    return charge, length_m, zenith_rad, clear, turn_rad
 
 
 def _offset(raster_grid: Grid, grid: Grid, shape: tuple[int, ...]) -> tuple[int, int]:
