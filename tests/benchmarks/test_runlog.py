@@ -14,6 +14,7 @@ def a_run(seed: int) -> Run:
         reports=9,
         metrics={"psnr_db": 20.0 + seed},
         seconds=0.5,
+        cpu_seconds=0.4,
         peak_rss_mib=100.0,
         stopped_by=(),
         commit=None,

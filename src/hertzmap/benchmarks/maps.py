@@ -65,7 +65,7 @@ _ERROR_BARS = {
         f"{results.RESAMPLES} resamples; they say nothing about other environments"
     ),
 }
-_COSTS = ("seconds", "peak_rss_mib")
+_COSTS = ("seconds", "cpu_seconds", "peak_rss_mib")
 _SAME_TRUTH_DB = 0.05
 
 
@@ -213,13 +213,14 @@ def _run_and_log(
     log: RunLog,
 ) -> None:
     method_tools.reset_peak_memory()
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), time.process_time()
     try:
         posterior = contestant.estimator.estimate(reports, world.site, seed=seed)
     except HertzmapError as error:
         logger.warning("%s failed on %s: %s", contestant.method, world.key.name, error)
         return
-    seconds, peak_mib = time.perf_counter() - started, method_tools.peak_memory_mib()
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
+    peak_mib = method_tools.peak_memory_mib()
     scores = score(posterior, world, reports, config.sampling.reference_dbm)
     log.append(
         Run(
@@ -232,6 +233,7 @@ def _run_and_log(
             reports=len(reports),
             metrics={name: round(float(value), 6) for name, value in scores.items()},
             seconds=round(seconds, 3),
+            cpu_seconds=round(cpu_seconds, 3),
             peak_rss_mib=round(peak_mib, 1),
             stopped_by=posterior.trace.stopped_by if posterior.trace else (),
             commit=results.commit(),
@@ -315,7 +317,8 @@ def _current(runs: tuple[Run, ...], config_hash: str) -> list[Run]:
 
 
 def _values(entry: Run) -> dict[str, float]:
-    return {**entry.metrics, "seconds": entry.seconds, "peak_rss_mib": entry.peak_rss_mib}
+    costs = {name: getattr(entry, name) for name in _COSTS}
+    return entry.metrics | {name: cost for name, cost in costs.items() if cost is not None}
 
 
 def _metric_names(chosen: list[Run]) -> list[str]:

@@ -35,6 +35,7 @@ _RECORD = (
     "coverage80",
     "coverage95",
 )
+_COSTS = ("seconds", "cpu_seconds", "peak_rss_mib")
 _EMPTY = "–"
 _NOT_RUN = "*Not run yet.*"
 
@@ -114,7 +115,7 @@ def _default(folder: Path) -> str:
     found = _read(folder, "maps/default")
     if found is None:
         return _NOT_RUN
-    metrics = [*_RECORD, "seconds", "peak_rss_mib"]
+    metrics = [*_RECORD, *_COSTS]
     head = [
         "method",
         *(_title(metric) for metric in metrics),
@@ -274,7 +275,7 @@ def _value(found: ResultFile, method: str, metric: str) -> str:
     if row is None:
         return _EMPTY
     digits = _metric(metric).digits
-    if row.se is None or metric in ("seconds", "peak_rss_mib"):
+    if row.se is None or metric in _COSTS:
         return f"{row.mean:.{digits}f}"
     return f"{row.mean:.{digits}f} ± {row.se:.{digits}f}"
 

@@ -49,6 +49,8 @@ class Run:
     """Commit of the source tree."""
     hardware: str
     """The machine in a few words."""
+    cpu_seconds: float | None = None
+    """Processor time of the estimate, all threads [s]: holds on a busy machine too."""
 
 
 _RUN = TypeAdapter(Run)

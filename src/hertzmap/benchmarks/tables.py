@@ -149,6 +149,7 @@ METRICS = {
     "paper_nmse": Metric("NMSE, paper protocol", "1", 4),
     "paper_lpips": Metric("LPIPS, paper protocol", "1", 3),
     "seconds": Metric("time", "s", 1),
+    "cpu_seconds": Metric("processor time", "s", 1),
     "peak_rss_mib": Metric("peak memory", "MiB", 0),
 }
 """Known metrics; others are printed under their own name."""
