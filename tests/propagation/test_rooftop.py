@@ -7,7 +7,12 @@ import pytest
 from hertzmap.core.errors import PropagationError
 from hertzmap.core.grid import Grid
 from hertzmap.core.units import wavelength_m
-from hertzmap.propagation.rooftop import edge_loss_db, rooftop_loss
+from hertzmap.propagation.rooftop import (
+    edge_loss_db,
+    rooftop_bends,
+    rooftop_loss,
+    rooftop_turns,
+)
 
 CARRIER_HZ = 3.5e9
 WINDOW = Grid(64, 64)
@@ -145,3 +150,52 @@ def test_a_raster_that_does_not_hold_the_grid_is_refused():
             CARRIER_HZ,
             1.5,
         )
+
+
+CURVE = (0.2, 1.0, 2.0, 5.0)
+
+
+def bend_factor(turn_rad):
+    half = math.sin(turn_rad / 2)
+    return min(1 + CURVE[0] + half * (CURVE[1] + CURVE[2] * half), CURVE[3])
+
+
+def string_over(raster, place_m, receiver_m=1.5):
+    return rooftop_bends(raster, RASTER, WINDOW, place_m, receiver_m, CURVE)
+
+
+def test_the_string_over_one_wall_has_its_length_and_bend():
+    factor, length, zenith, clear = string_over(a_wall(15.0), (10.5, 20.5, 5.0))
+    up, down = math.atan2(10.0, 20.0), math.atan2(13.5, 25.0)
+    assert length[20, 55] == pytest.approx(math.hypot(20, 10) + math.hypot(25, 13.5), rel=1e-6)
+    assert factor[20, 55] == pytest.approx(bend_factor(up + down), rel=1e-5)
+    assert zenith[20, 55] == pytest.approx(math.pi / 2 - up, abs=1e-6)
+    assert not clear[20, 55]
+    assert clear[20, 25] and factor[20, 25] == 1
+    assert length[20, 25] == pytest.approx(math.hypot(15.0, 3.5), rel=1e-6)
+
+
+def test_roofs_of_one_height_bend_the_string_only_at_their_ends():
+    raster = np.zeros(RASTER.shape, np.float32)
+    for first in (20, 30, 45):
+        raster[:, first + 10 : first + 15] = 12.0
+    turn, length, _, _ = rooftop_turns(raster, RASTER, WINDOW, (10.5, 20.5, 2.0), 2.0)
+    up, down = math.atan2(10.0, 10.0), math.atan2(10.0, 6.0)
+    bends = turn[20, 55][np.isfinite(turn[20, 55])]
+    assert bends == pytest.approx([up, down], abs=1e-3)
+    flat = 49.5 - 20.5
+    expected = math.hypot(10, 10) + flat + math.hypot(6, 10)
+    assert length[20, 55] == pytest.approx(expected, rel=1e-6)
+    assert np.isinf(length[20, 22])  # indoors
+
+
+def test_the_string_is_the_shortest_way_over():
+    generator = np.random.default_rng(2)
+    raster = np.zeros(RASTER.shape, np.float32)
+    raster[:, 24:60:9] = generator.uniform(3, 20, 4).astype(np.float32)
+    factor, length, _, clear = string_over(raster, (5.5, 20.5, 3.0))
+    _, straight, _, same = over(raster, (5.5, 20.5, 3.0))
+    indoors = np.isinf(factor)
+    assert np.all(length[~indoors] >= straight[~indoors] - 0.75)  # a ray passes half a cell away
+    assert np.array_equal(clear[~indoors], same[~indoors])
+    assert np.all(factor[clear] == 1) and np.all(factor[~clear] > 1 + CURVE[0])
