@@ -1,0 +1,523 @@
+"""The command line: options in, one job each, clear errors out. Computing starts in the jobs."""
+
+import json
+import logging
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+from typer.core import TyperGroup
+
+from hertzmap.core.errors import ConfigError, HertzmapError
+
+if TYPE_CHECKING:
+    from hertzmap.apps.jobs import Area, Tell
+    from hertzmap.measurement.sampling import SamplingConfig
+
+_CONSOLE = Console(stderr=True)
+"""Progress, results for people, and errors; standard output carries JSON and lists only."""
+
+
+class _Commands(TyperGroup):
+    """Commands whose errors that a user can act on end in one message and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - click's types, which typer may vendor
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except HertzmapError as error:
+            if ctx.params.get("debug"):
+                _CONSOLE.print(traceback.format_exc(), markup=False, highlight=False)
+            _CONSOLE.print("[bold red]error:[/] ", end="")
+            _CONSOLE.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(2) from error
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    help="Radio maps from sparse, noisy, misplaced signal reports and a map of buildings.",
+)
+bench = typer.Typer(
+    no_args_is_help=True, help="Benchmarks; resumable, results go to the results folder."
+)
+app.add_typer(bench, name="bench")
+
+Extract = Annotated[
+    Path, typer.Argument(help="OpenStreetMap extract: .osm, .osm.gz, .osm.bz2, .osm.pbf.")
+]
+Box = Annotated[
+    tuple[float, float, float, float] | None,
+    typer.Option("--box", help="Part to read: WEST SOUTH EAST NORTH in degrees."),
+]
+Centre = Annotated[
+    tuple[float, float] | None,
+    typer.Option("--centre", help="LON LAT of a square part's centre, with --radius."),
+]
+Radius = Annotated[float | None, typer.Option("--radius", help="Half side of the square part [m].")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of all that is drawn.")]
+Json = Annotated[
+    Path | None, typer.Option("--json", help="Write the summary as JSON; - for standard output.")
+]
+Spacing = Annotated[float, typer.Option("--spacing", help="Side of a cell [m].")]
+SnrDb = Annotated[float | None, typer.Option("--snr-db", help="Level of the reports' noise [dB].")]
+SigmaDb = Annotated[
+    float | None,
+    typer.Option("--sigma-db", help="Noise of the reports [dB]; wins over --snr-db."),
+]
+DriftM = Annotated[float, typer.Option("--drift-m", help="Drift of the reports per axis [m].")]
+Rate = Annotated[float, typer.Option("--kp", help="Reports per outdoor cell.")]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option("--method", "-m", help="name:preset[:option=value,...]; repeat for several."),
+]
+
+
+@app.callback()
+def main(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Take options that all commands share."""
+    del debug  # read by _Commands
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=_CONSOLE, show_path=False)],
+    )
+
+
+@app.command()
+def scene(
+    osm: Extract,
+    box: Box = None,
+    centre: Centre = None,
+    radius: Radius = None,
+    raster: Annotated[
+        float | None, typer.Option(help="Also write heights as GeoTIFF, cells of this side [m].")
+    ] = None,
+    out: Out = Path("out/scene"),
+    json_to: Json = None,
+) -> None:
+    """Read a map extract: summary, GeoJSON, picture, optionally a height raster."""
+    from hertzmap.apps import jobs
+
+    with _telling() as tell:
+        tell("reading the extract")
+        found = jobs.open_scene(osm, _area(box, centre, radius))
+        tell("writing")
+        summary = jobs.export_scene(found, out, raster_m=raster)
+    _finish(summary, json_to)
+
+
+@app.command()
+def simulate(
+    osm: Extract,
+    at: Annotated[
+        list[str] | None, typer.Option(help="Transmitter at LON,LAT; repeat for several.")
+    ] = None,
+    at_local: Annotated[
+        list[str] | None, typer.Option(help="Transmitter at local EAST,NORTH [m].")
+    ] = None,
+    height: Annotated[float, typer.Option(help="Antenna height above ground [m].")] = 10.0,
+    carrier_ghz: Annotated[float, typer.Option(help="Carrier frequency [GHz].")] = 3.5,
+    pattern: Annotated[
+        str, typer.Option(help="isotropic, dipole, sector, or an MSI pattern file.")
+    ] = "isotropic",
+    azimuth_deg: Annotated[float, typer.Option(help="Boresight, clockwise from north.")] = 0.0,
+    tilt_deg: Annotated[float, typer.Option(help="Down-tilt.")] = 0.0,
+    reference_dbm: Annotated[
+        float | None,
+        typer.Option(help="Power per resource element [dBm]; 43 dBm over 100 MHz by default."),
+    ] = None,
+    propagation: Annotated[
+        Path | None, typer.Option(help="YAML file of propagation parameters.")
+    ] = None,
+    draw_propagation: Annotated[
+        bool, typer.Option(help="Draw the propagation parameters by the seed.")
+    ] = False,
+    spacing: Spacing = 1.0,
+    box: Box = None,
+    centre: Centre = None,
+    radius: Radius = None,
+    reports: Annotated[
+        bool, typer.Option("--reports", help="Also sample reports of the first transmitter.")
+    ] = False,
+    kp: Rate = 0.05,
+    snr_db: SnrDb = None,
+    sigma_db: SigmaDb = 4.0,
+    drift_m: DriftM = 3.0,
+    out: Out = Path("out/simulate"),
+    seed: Seed = 0,
+    json_to: Json = None,
+) -> None:
+    """Simulate path gain and RSRP of transmitters; optionally sample reports."""
+    from hertzmap.apps import jobs
+
+    options = jobs.SimulateOptions(
+        lonlat=tuple(_pair(text, "--at") for text in at or ()),
+        local_m=tuple(_pair(text, "--at-local") for text in at_local or ()),
+        height_m=height,
+        carrier_hz=1e9 * carrier_ghz,
+        pattern=pattern,
+        azimuth_deg=azimuth_deg,
+        tilt_deg=tilt_deg,
+        reference_dbm=jobs.RSRP_REFERENCE_DBM if reference_dbm is None else reference_dbm,
+        propagation=propagation,
+        draw_propagation=draw_propagation,
+        spacing_m=spacing,
+        sampling=_sampling(kp, snr_db, sigma_db, drift_m, reference_dbm) if reports else None,
+    )
+    with _telling() as tell:
+        tell("reading the extract")
+        found = jobs.open_scene(osm, _area(box, centre, radius))
+        summary = jobs.simulate(found, out, options, seed=seed, tell=tell)
+    _finish(summary, json_to)
+
+
+@app.command()
+def estimate(
+    osm: Extract,
+    reports: Annotated[Path, typer.Argument(help="Reports: .csv, .csv.gz or .parquet.")],
+    cell: Annotated[int | None, typer.Option(help="Radio cell, if there are several.")] = None,
+    method: Annotated[
+        str, typer.Option("--method", "-m", help="Method; see `hertzmap methods`.")
+    ] = "radiodiff_inv2",
+    preset: Annotated[str | None, typer.Option(help="Preset; the first by default.")] = None,
+    spacing: Spacing = 2.0,
+    margin: Annotated[float, typer.Option(help="Ground around the reports to map [m].")] = 60.0,
+    threshold_dbm: Annotated[float, typer.Option(help="Map P(power > this) [dBm].")] = -100.0,
+    noise_db: Annotated[
+        float | None, typer.Option(help="Value noise of rows that state none [dB]; 4.")
+    ] = None,
+    drift_std_m: Annotated[
+        float | None, typer.Option(help="Drift per axis of rows that state none [m]; 3.")
+    ] = None,
+    value: Annotated[str | None, typer.Option(help="Power column, if several.")] = None,
+    reports_crs: Annotated[
+        str | None, typer.Option(help="CRS of east_m, north_m; local metres without it.")
+    ] = None,
+    reference_dbm: Annotated[
+        float | None, typer.Option(help="Power per resource element [dBm], if known.")
+    ] = None,
+    drop_outside: Annotated[
+        bool, typer.Option("--drop-outside", help="Leave out reports outside the map.")
+    ] = False,
+    out: Out = Path("out/estimate"),
+    seed: Seed = 0,
+    json_to: Json = None,
+) -> None:
+    """Estimate a radio map from measured reports: GeoTIFF, GeoJSON, HTML report."""
+    from hertzmap.apps import jobs
+    from hertzmap.datasets import interchange
+
+    options = jobs.EstimateOptions(
+        method=_with_preset(method, preset),
+        spacing_m=spacing,
+        margin_m=margin,
+        threshold_dbm=threshold_dbm,
+        cell=cell,
+        noise_db=interchange.NOISE_DB if noise_db is None else noise_db,
+        drift_std_m=interchange.DRIFT_STD_M if drift_std_m is None else drift_std_m,
+        value=value,
+        reports_crs=reports_crs,
+        reference_dbm=reference_dbm,
+        outside="drop" if drop_outside else "error",
+    )
+    with _telling() as tell:
+        tell("reading the extract")
+        found = jobs.open_scene(osm, jobs.Area())
+        summary = jobs.estimate(found, reports, out, options, seed=seed, tell=tell)
+    _finish(summary, json_to)
+
+
+@app.command()
+def evaluate(
+    osm: Extract,
+    method: Methods = None,
+    size: Annotated[float, typer.Option(help="Side of the tile [m].")] = 256.0,
+    spacing: Spacing = 1.0,
+    tile: Annotated[int, typer.Option(min=0, help="Which tile of the extract.")] = 0,
+    kp: Rate = 0.05,
+    snr_db: SnrDb = 5.0,
+    sigma_db: SigmaDb = None,
+    drift_m: DriftM = 0.8,
+    out: Out = Path("out/evaluate"),
+    seed: Seed = 0,
+    json_to: Json = None,
+) -> None:
+    """Score methods on a simulated truth of a real place."""
+    from hertzmap.apps import jobs
+
+    chosen = tuple(_with_preset(name, None) for name in method or ("radiodiff_inv2", "kriging"))
+    options = jobs.EvaluateOptions(
+        chosen, size, spacing, tile, _sampling(kp, snr_db, sigma_db, drift_m, None)
+    )
+    with _telling() as tell:
+        tell("reading the extract")
+        found = jobs.open_scene(osm, jobs.Area())
+        summary = jobs.evaluate(found, out, options, seed=seed, tell=tell)
+    _print_scores(summary["scores"])
+    _finish(summary, json_to, leave_out=("scores",))
+
+
+@app.command()
+def train(
+    out: Out = Path("runs/prior"),
+    stage: Annotated[
+        list[str] | None, typer.Option(help="backbone, prior or paper; all by default.")
+    ] = None,
+) -> None:
+    """Train the diffusion prior; a run that was stopped goes on where it was."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from hertzmap.training import prior
+
+    stages = ("backbone", "prior", "paper")
+    unknown = [name for name in stage or () if name not in stages]
+    if unknown:
+        msg = f"there is no training stage {unknown[0]!r}; choose of {', '.join(stages)}"
+        raise ConfigError(msg)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[figures]}"),
+    )
+    with Progress(*columns, console=_CONSOLE) as bar:
+        tasks: dict[str, Any] = {}
+
+        def show(name: str, step: int, steps: int, figures: Mapping[str, float]) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, figures="")
+            text = "  ".join(f"{key} {value:.4g}" for key, value in figures.items())
+            bar.update(tasks[name], completed=step, total=steps or None, figures=text)
+
+        folder = prior.run(out, stages=tuple(stage or stages), progress=show)
+    _CONSOLE.print(f"trained states are in {folder}")
+
+
+@bench.command("maps")
+def bench_maps(
+    cells: Annotated[str | None, typer.Option(help="Names of table cells, by blanks.")] = None,
+    method: Methods = None,
+    maps_per_city: Annotated[int, typer.Option(min=1)] = 4,
+    limit: Annotated[int | None, typer.Option(help="At most so many worlds.")] = None,
+    split: Annotated[str, typer.Option(help="test or validation.")] = "test",
+    seeds: Annotated[int | None, typer.Option(help="At most so many report seeds.")] = None,
+    out: Out = Path("results/maps"),
+) -> None:
+    """Estimators on simulated truth: the paper's tables."""
+    from hertzmap.benchmarks import maps
+
+    chosen = cells.split() if cells else None
+    _list(maps.run(chosen, out, method or None, maps_per_city, limit, split, seeds))
+
+
+@bench.command("campus")
+def bench_campus(
+    method: Methods = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Random splits.")] = 10,
+    cells: Annotated[int, typer.Option(min=1, help="Radio cells with most reports.")] = 4,
+    out: Out = Path("results/campus"),
+) -> None:
+    """Estimators on measured reports that they did not see."""
+    from hertzmap.benchmarks import campus
+
+    _list((campus.run(out, method or None, repeats=repeats, cells=cells),))
+
+
+@bench.command("propagation")
+def bench_propagation(
+    part: Annotated[list[str] | None, typer.Option(help="speed, fit; both by default.")] = None,
+    out: Out = Path("results/propagation"),
+) -> None:
+    """Speed and fit of the propagation engine."""
+    from hertzmap.benchmarks import propagation
+
+    with _telling() as tell:
+        written = propagation.run(out, parts=tuple(part or ("speed", "fit")), progress=tell)
+    _list(written)
+
+
+@bench.command("tables")
+def bench_tables() -> None:
+    """Render the documents' tables from the result files."""
+    from hertzmap.benchmarks import render
+
+    _list(render.run())
+
+
+@app.command()
+def demo(
+    out: Out = Path("demo-out"),
+    method: Annotated[
+        str, typer.Option("--method", "-m", help="Method to show.")
+    ] = "radiodiff_inv2:quick",
+    seed: Seed = 0,
+    json_to: Json = None,
+) -> None:
+    """Map a held-out district and a measured campus from bundled data; writes report.html."""
+    from hertzmap.apps import demo as job
+
+    with _telling() as tell:
+        options = job.DemoOptions(ours=_with_preset(method, None))
+        summary = job.run(out, seed=seed, options=options, tell=tell)
+    _print_scores(summary["district"]["scores"])
+    _print_campus(summary["campus"])
+    _CONSOLE.print(f"open [bold]{out / 'report.html'}[/] ({summary['seconds']:.0f} s)")
+    _write_json(summary, json_to)
+
+
+@app.command()
+def methods() -> None:
+    """List the estimators with their presets."""
+    import sys
+
+    from hertzmap.core import registry
+
+    table = Table("method", "what it does", "presets", box=None, pad_edge=False)
+    for name in registry.names("estimation"):
+        method = registry.get("estimation", name)
+        line = (method.__doc__ or "").strip().splitlines()[0]
+        table.add_row(name, line, ", ".join(sys.modules[method.__module__].PRESETS))
+    Console().print(table)
+
+
+# --- helpers ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _telling() -> Iterator["Tell"]:
+    """A spinner with the current step; finished steps stay as lines."""
+    with _CONSOLE.status("starting") as status:
+        last: list[str] = []
+
+        def tell(step: str) -> None:
+            if last:
+                _CONSOLE.print(f"[dim]· {last.pop()}[/]", highlight=False)
+            last.append(step)
+            status.update(step)
+
+        yield tell
+        if last:
+            _CONSOLE.print(f"[dim]· {last.pop()}[/]", highlight=False)
+
+
+def _area(
+    box: tuple[float, float, float, float] | None,
+    centre: tuple[float, float] | None,
+    radius: float | None,
+) -> "Area":
+    from hertzmap.apps.jobs import Area
+
+    return Area(box, centre, radius)
+
+
+def _pair(text: str, option: str) -> tuple[float, float]:
+    try:
+        first, second = (float(part) for part in text.split(","))
+    except ValueError as error:
+        msg = f"{option} needs two numbers with a comma between, e.g. 8.69,49.41; got {text!r}"
+        raise ConfigError(msg) from error
+    return first, second
+
+
+def _sampling(
+    kp: float,
+    snr_db: float | None,
+    sigma_db: float | None,
+    drift_m: float,
+    reference_dbm: float | None,
+) -> "SamplingConfig":
+    from hertzmap.measurement.sampling import SamplingConfig
+
+    return SamplingConfig(
+        rate_kp=kp,
+        snr_db=snr_db,
+        sigma_db=sigma_db,
+        drift_m=drift_m,
+        reference_dbm=0.0 if reference_dbm is None else reference_dbm,
+    )
+
+
+def _with_preset(method: str, preset: str | None) -> str:
+    """``name:preset``: the preset as given, else as named in the method, else the first one."""
+    import sys
+
+    from hertzmap.core import registry
+
+    name, _, rest = method.partition(":")
+    if rest and preset is not None:
+        msg = f"the method {method!r} already names its preset; leave --preset out"
+        raise ConfigError(msg)
+    chosen = registry.get("estimation", name)
+    if rest:
+        return method
+    return f"{name}:{preset or next(iter(sys.modules[chosen.__module__].PRESETS))}"
+
+
+def _finish(
+    summary: dict[str, Any], json_to: Path | None, *, leave_out: tuple[str, ...] = ()
+) -> None:
+    """Print a summary for people and write it for programs."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for key, value in summary.items():
+        if key not in (*leave_out, "made_by", "files"):
+            table.add_row(f"[dim]{key.replace('_', ' ')}[/]", _readable(value))
+    for name, path in summary.get("files", {}).items():
+        table.add_row(f"[dim]file: {name}[/]", path)
+    _CONSOLE.print(table)
+    _write_json(summary, json_to)
+
+
+def _readable(value: object) -> str:
+    if isinstance(value, dict) and all(isinstance(inner, int) for inner in value.values()):
+        return ", ".join(f"{inner} {key}" for key, inner in value.items()) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_readable(inner)}" for key, inner in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(_readable(inner) for inner in value)
+    return "-" if value is None else str(value)
+
+
+def _write_json(summary: dict[str, Any], json_to: Path | None) -> None:
+    if json_to is None:
+        return
+    if str(json_to) == "-":
+        print(json.dumps(summary, indent=1, allow_nan=False))
+        return
+    from hertzmap.datasets.interchange import write_json
+
+    write_json(json_to, summary)
+
+
+def _print_scores(scores: Mapping[str, Mapping[str, float]]) -> None:
+    from hertzmap.apps.pages import score_table
+
+    content = score_table(scores)
+    table = Table(*content.head, title="Simulated truth, outdoor cells")
+    for row in content.rows:
+        table.add_row(*row)
+    _CONSOLE.print(table)
+
+
+def _print_campus(campus: Mapping[str, Any]) -> None:
+    cells = list(campus["reports"])
+    table = Table("method", *(f"cell {cell}" for cell in cells), title="Campus: RMSE [dB]")
+    for name, scores in campus["scores"].items():
+        table.add_row(name, *(f"{scores[cell]['rmse_db']:.2f}" for cell in cells))
+    _CONSOLE.print(table)
+
+
+def _list(paths: tuple[Path, ...]) -> None:
+    for path in paths:
+        _CONSOLE.print(f"wrote {path}", highlight=False)
