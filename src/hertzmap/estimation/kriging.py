@@ -17,6 +17,7 @@ from hertzmap.estimation._gaussian_process import (
     FitConfig,
     Hyperparameters,
     Observations,
+    at_stated_places,
     condition,
     fit,
     observe,
@@ -85,7 +86,7 @@ class Kriging(AbstractEstimator):
             seen = observe(reports, site, drift_aware=config.drift_aware)
             hyper = fit(seen, config.fit, draw)
         else:
-            seen = _noiseless(reports)
+            seen = at_stated_places(reports, noisy=False)
             hyper = fit_variogram(seen, draw)
         process = condition(seen, hyper)
         mean_dbm = process.mean_db(site.grid)
@@ -98,11 +99,6 @@ class Kriging(AbstractEstimator):
             mean_dbm = np.where(site.free, mean_dbm, floor_dbm)
             spread_db = np.where(site.free, spread_db, 0.0)
         return MapPosterior(site.grid, mean_dbm[None], np.zeros(1), spread_db[None])
-
-
-def _noiseless(reports: Reports) -> Observations:
-    nothing = np.zeros(len(reports))
-    return Observations.with_constant_mean(reports.reported_m, nothing, reports.power_dbm, nothing)
 
 
 _MOST_PAIRED = 2000
