@@ -18,6 +18,7 @@ from hertzmap.datasets.interchange import (
     whole_file,
     write_geojson,
     write_geotiff,
+    write_json,
     write_map,
     write_reports,
 )
@@ -366,3 +367,8 @@ def test_reports_are_written_as_csv_or_parquet_only(tmp_path, scene, places):
     reports = Reports(places, np.full(12, -80.0), np.ones(12), np.zeros((12, 2, 2)))
     with pytest.raises(DataError, match=r"not reports\.txt"):
         write_reports(tmp_path / "reports.txt", reports, scene)
+
+
+def test_json_holds_no_number_that_json_lacks(tmp_path):
+    write_json(tmp_path / "a.json", {"a": (1.5, float("nan")), "b": {"c": float("inf")}})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": [1.5, None], "b": {"c": None}}

@@ -1,6 +1,5 @@
 """The command line: options in, one job each, clear errors out. Computing starts in the jobs."""
 
-import json
 import logging
 import traceback
 from collections.abc import Iterator, Mapping
@@ -9,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
@@ -210,6 +211,9 @@ def estimate(
     drop_outside: Annotated[
         bool, typer.Option("--drop-outside", help="Leave out reports outside the map.")
     ] = False,
+    box: Box = None,
+    centre: Centre = None,
+    radius: Radius = None,
     out: Out = Path("out/estimate"),
     seed: Seed = 0,
     json_to: Json = None,
@@ -233,7 +237,7 @@ def estimate(
     )
     with _telling() as tell:
         tell("reading the extract")
-        found = jobs.open_scene(osm, jobs.Area())
+        found = jobs.open_scene(osm, _area(box, centre, radius))
         summary = jobs.estimate(found, reports, out, options, seed=seed, tell=tell)
     _finish(summary, json_to)
 
@@ -403,13 +407,13 @@ def _telling() -> Iterator["Tell"]:
 
         def tell(step: str) -> None:
             if last:
-                _CONSOLE.print(f"[dim]· {last.pop()}[/]", highlight=False)
+                _CONSOLE.print(f"[dim]· {escape(last.pop())}[/]", highlight=False)
             last.append(step)
-            status.update(step)
+            status.update(escape(step))
 
         yield tell
         if last:
-            _CONSOLE.print(f"[dim]· {last.pop()}[/]", highlight=False)
+            _CONSOLE.print(f"[dim]· {escape(last.pop())}[/]", highlight=False)
 
 
 def _area(
@@ -470,11 +474,13 @@ def _finish(
 ) -> None:
     """Print a summary for people and write it for programs."""
     table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column()
+    table.add_column(overflow="fold")
     for key, value in summary.items():
         if key not in (*leave_out, "made_by", "files"):
-            table.add_row(f"[dim]{key.replace('_', ' ')}[/]", _readable(value))
+            table.add_row(f"[dim]{key.replace('_', ' ')}[/]", escape(_readable(value)))
     for name, path in summary.get("files", {}).items():
-        table.add_row(f"[dim]file: {name}[/]", path)
+        table.add_row(f"[dim]file: {name}[/]", escape(path))
     _CONSOLE.print(table)
     _write_json(summary, json_to)
 
@@ -492,29 +498,34 @@ def _readable(value: object) -> str:
 def _write_json(summary: dict[str, Any], json_to: Path | None) -> None:
     if json_to is None:
         return
-    if str(json_to) == "-":
-        print(json.dumps(summary, indent=1, allow_nan=False))
-        return
-    from hertzmap.datasets.interchange import write_json
+    from hertzmap.datasets.interchange import as_json, write_json
 
-    write_json(json_to, summary)
+    if str(json_to) == "-":
+        print(as_json(summary))
+    else:
+        write_json(json_to, summary)
 
 
 def _print_scores(scores: Mapping[str, Mapping[str, float]]) -> None:
     from hertzmap.apps.pages import score_table
 
     content = score_table(scores)
-    table = Table(*content.head, title="Simulated truth, outdoor cells")
+    table = Table(title="Simulated truth, outdoor cells", box=SIMPLE, padding=0)
+    for name in content.head:
+        table.add_column(escape(name.replace(" interval holds", "")), justify="right")
     for row in content.rows:
         table.add_row(*row)
     _CONSOLE.print(table)
 
 
 def _print_campus(campus: Mapping[str, Any]) -> None:
+    from hertzmap.apps.pages import display_name
+
     cells = list(campus["reports"])
-    table = Table("method", *(f"cell {cell}" for cell in cells), title="Campus: RMSE [dB]")
+    title = "Campus: RMSE at left-out places, dB"
+    table = Table("method", *(f"cell {cell}" for cell in cells), title=title, box=SIMPLE)
     for name, scores in campus["scores"].items():
-        table.add_row(name, *(f"{scores[cell]['rmse_db']:.2f}" for cell in cells))
+        table.add_row(display_name(name), *(f"{scores[cell]['rmse_db']:.2f}" for cell in cells))
     _CONSOLE.print(table)
 
 

@@ -220,12 +220,12 @@ def _campus_section(
         for cell, posterior in maps.items()
     ]
     spread = [
-        plots.Panel(f"Cell {cell}: deviation", "std", posterior.std_db())
+        plots.Panel(f"Cell {cell}: standard deviation", "std", posterior.std_db())
         for cell, posterior in maps.items()
     ]
     chance = [
         plots.Panel(
-            f"Cell {cell}: above {THRESHOLD_DBM:g} dBm",
+            f"Cell {cell}: above {pages.dbm(THRESHOLD_DBM)}",
             "probability",
             posterior.coverage_probability(THRESHOLD_DBM),
         )
@@ -233,7 +233,7 @@ def _campus_section(
     ]
     labels = {
         "power": "RSRP [dBm]",
-        "probability": f"probability of RSRP above {THRESHOLD_DBM:g} dBm",
+        "probability": f"probability of RSRP above {pages.dbm(THRESHOLD_DBM)}",
     }
     levels = plots.map_figure([seen, power], data.site, scene=shown, labels=labels)
     trust = plots.map_figure([spread, chance], data.site, scene=shown, labels=labels)
@@ -251,16 +251,20 @@ def _campus_section(
             Picture(
                 levels,
                 "Upper row: measured RSRP of the four radio cells with most reports, at the places "
-                f"the phone stated. Lower row: what {options.ours} makes of them.",
+                f"the phone stated. Lower row: the map by {pages.display_name(options.ours)}.",
             ),
             Picture(
                 trust,
-                "Upper row: standard deviation of the estimate; far from any report it is large, "
-                f"as it should be. Lower row: probability of an RSRP above {THRESHOLD_DBM:g} dBm.",
+                "Upper row: standard deviation of the estimate. Lower row: probability of an RSRP "
+                f"above {pages.dbm(THRESHOLD_DBM)}. Where no one measured, little is certain.",
             ),
         ),
         tuple(
-            Fact(f"{100 * _covered_share(posterior, data.site):.0f} %", f"covered by cell {cell}")
+            Fact(
+                f"{100 * _covered_share(posterior, data.site):.0f} %",
+                f"of the outdoor area above {pages.dbm(THRESHOLD_DBM)} by cell {cell}, as expected "
+                "by its map",
+            )
             for cell, posterior in maps.items()
         ),
     )
@@ -276,7 +280,11 @@ def campus_table(
         holds = [cells[cell]["coverage90"] for cell in left_out]
         values.append([*errors, float(np.mean(errors)), float(np.mean(holds))])
     rows = tuple(
-        (name, *(f"{value:.2f}" for value in row[:-1]), f"{100 * row[-1]:.0f} %")
+        (
+            pages.display_name(name),
+            *(f"{value:.2f}" for value in row[:-1]),
+            f"{100 * row[-1]:.0f} %",
+        )
         for name, row in zip(scores, values, strict=True)
     )
     heads = [f"cell {cell} ({count} left out)" for cell, count in left_out.items()]

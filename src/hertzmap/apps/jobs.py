@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -251,15 +251,25 @@ def _parameters(options: SimulateOptions, seed: int) -> PropagationParameters:
         return draw_parameters(generator(seed))
     if options.propagation is None:
         return PropagationParameters()
+    return _read_parameters(options.propagation)
+
+
+def _read_parameters(path: Path) -> PropagationParameters:
     import yaml
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import TypeAdapter
 
     try:
-        content = yaml.safe_load(options.propagation.read_text(encoding="utf-8"))
-        return TypeAdapter(PropagationParameters).validate_json(json.dumps(content))
-    except (OSError, ValueError, yaml.YAMLError, ValidationError) as error:
-        msg = f"{options.propagation} holds no propagation parameters: {error}"
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        parameters = TypeAdapter(PropagationParameters).validate_json(json.dumps(content))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        msg = f"{path} holds no propagation parameters: {error}"
         raise ConfigError(msg) from error
+    known = [field.name for field in fields(PropagationParameters)]
+    unknown = [name for name in content if name not in known]
+    if unknown:
+        msg = f"{path}: {', '.join(unknown)} is no propagation parameter; known: {', '.join(known)}"
+        raise ConfigError(msg)
+    return parameters
 
 
 def _write_maps(

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from hertzmap.apps import plots, report
 from hertzmap.apps.report import Fact, Page, Picture, Section, Table
 from hertzmap.benchmarks.worlds import World
+from hertzmap.core import registry
 from hertzmap.core.posteriors import MapPosterior
 from hertzmap.core.types import Reports, Scene, SceneRaster
 from hertzmap.measurement.truth import SimulatedReports
@@ -46,7 +47,7 @@ def estimate_page(
         seed: of the run.
     """
     threshold_dbm = float(summary["threshold_dbm"])
-    threshold = f"{threshold_dbm:g} dBm"
+    threshold = dbm(threshold_dbm)
     cell = "" if summary["cell"] is None else f", cell {summary['cell']}"
     panels = [
         plots.Panel(f"{len(reports)} reports as given", "power", reports=reports),
@@ -80,11 +81,11 @@ def estimate_page(
             f"{100 * summary['mean_coverage_probability']:.0f} %",
             f"of the outdoor area above {threshold}, as expected by the map",
         ),
-        Fact(f"{summary['median_dbm']:.1f} dBm", "median power outdoors"),
+        Fact(dbm(round(summary["median_dbm"], 1)), "median power outdoors"),
         Fact(f"{summary['median_std_db']:.1f} dB", "median standard deviation"),
     )
     text = (
-        f"Method {summary['method']} on {site.grid.rows} x {site.grid.cols} cells of "
+        f"{display_name(summary['method'])} on {site.grid.rows} x {site.grid.cols} cells of "
         f"{site.grid.spacing_m:g} m, in {summary['seconds']:.1f} s. The map shows the power "
         "without measurement noise; it says nothing about the inside of buildings.",
     )
@@ -98,12 +99,31 @@ def estimate_page(
     )
 
 
+def display_name(method: str) -> str:
+    """A method in words.
+
+    >>> display_name("kriging:tuned"), display_name("nearest:default:pool=2")
+    ('Kriging (tuned)', 'Nearest (default, pool=2)')
+    """
+    name, _, variant = method.partition(":")
+    return f"{registry.get('estimation', name).__name__} ({variant.replace(':', ', ')})"
+
+
+def dbm(value: float) -> str:
+    """A power in words, with a true minus sign.
+
+    >>> dbm(-100.0)
+    '−100 dBm'
+    """
+    return f"{value:g} dBm".replace("-", "−")
+
+
 def score_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
     """Figures of several methods on one truth."""
     values = [[score[key] for key, *_ in SCORES] for score in scores.values()]
     rows = tuple(
         (
-            name,
+            display_name(name),
             *(_shown(value, digits) for value, (_, _, digits, _) in zip(row, SCORES, strict=True)),
         )
         for name, row in zip(scores, values, strict=True)
@@ -135,7 +155,9 @@ def truth_section(
     free = world.site.free
     reference_dbm = float(simulated.reports.reference_dbm or 0.0)
     truth_dbm = np.where(free, world.truth.path_gain_db + reference_dbm, np.nan)
-    errors = {name: (post.mean_dbm() - truth_dbm)[free] for name, post in posteriors.items()}
+    errors = {
+        display_name(name): (post.mean_dbm() - truth_dbm)[free] for name, post in posteriors.items()
+    }
     maps = truth_figure(world, simulated, posteriors, scene)
     noise_db = float(simulated.reports.noise_db.mean())
     drift_m = float(np.sqrt(simulated.reports.drift_cov_m2[:, 0, 0].mean()))
@@ -157,11 +179,15 @@ def truth_section(
         Picture(plots.error_figure(errors), "Higher and further left is better.", half=True),
     ]
     blocks += [
-        Picture(plots.loss_figure(post.trace), f"How {name} converged.", half=True)
+        Picture(plots.loss_figure(post.trace), f"How {display_name(name)} converged.", half=True)
         for name, post in posteriors.items()
         if post.trace is not None and post.trace.values
     ]
-    return Section(title, text, tuple(blocks))
+    facts = tuple(
+        Fact(f"{score['rmse_db']:.1f} dB", f"RMSE of {display_name(name)}")
+        for name, score in scores.items()
+    )
+    return Section(title, text, tuple(blocks), facts)
 
 
 def truth_figure(
@@ -192,12 +218,12 @@ def truth_figure(
         ]
     ]
     for name, posterior in posteriors.items():
-        mean_dbm = posterior.mean_dbm()
+        mean_dbm, shown = posterior.mean_dbm(), display_name(name)
         rows.append(
             [
-                plots.Panel(f"{name}: estimate", "power", mean_dbm),
-                plots.Panel(f"{name}: standard deviation", "std", posterior.std_db()),
-                plots.Panel(f"{name}: error", "error", mean_dbm - truth_dbm),
+                plots.Panel(f"{shown}: estimate", "power", mean_dbm),
+                plots.Panel(f"{shown}: standard deviation", "std", posterior.std_db()),
+                plots.Panel(f"{shown}: error", "error", mean_dbm - truth_dbm),
             ]
         )
     return plots.map_figure(rows, world.site, scene=scene)

@@ -442,7 +442,8 @@ def _draw_reports(axes: Axes, panel: Panel, colours: Colormap, norm: Normalize) 
     inside = np.all((reports.reported_m >= low) & (reports.reported_m <= high), axis=-1)
     area = max(float(np.prod(high - low)), 1.0)
     typical_gap = np.sqrt(area / max(int(inside.sum()), 1)) / np.sqrt(area)
-    size = float(np.clip((90.0 * typical_gap) ** 2, 2.5, 60.0))
+    largest = 60.0 if panel.view_m is not None else 18.0
+    size = float(np.clip((90.0 * typical_gap) ** 2, 2.5, largest))
     if panel.true_m is not None:
         joined = np.stack([reports.reported_m, panel.true_m], axis=1)
         axes.add_collection(

@@ -5,6 +5,7 @@ flipped here and nowhere else. Every file is written whole or not at all (see `w
 """
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -40,6 +41,10 @@ about -130 dBm, and 43 dBm over 40 dB of path loss stay below 10 dBm."""
 NOISE_MARGIN = 6.0
 """Standard deviations of stated noise by which a value may leave the plausible range."""
 
+EDGE_M = 25.0
+"""Reports this far beyond the scene's bounds still count [m]: the bounds of a whole extract are
+those of its buildings, and streets run round the outermost ones too."""
+
 _LONLAT = ("lon", "lat")
 _METRES = ("east_m", "north_m")
 
@@ -64,7 +69,7 @@ def read_reports(
 
     Args:
         path: ``.csv``, ``.csv.gz`` or ``.parquet``; columns as in ``docs/data-formats.md``.
-        scene: the site; reports must lie in its bounds.
+        scene: the site; reports must lie in its bounds or within `EDGE_M` of them.
         noise_db: value noise of rows that state none [dB], at least 0.
         drift_std_m: drift per axis of rows that state none [m], at least 0.
         cell: keep only this radio cell; None keeps all.
@@ -273,7 +278,7 @@ def _check_metres(
 def _within(
     bounds_m: tuple[float, float, float, float], places_m: Float[np.ndarray, "points 2"]
 ) -> Bool[np.ndarray, " points"]:
-    low, high = np.array(bounds_m[:2]), np.array(bounds_m[2:])
+    low, high = np.array(bounds_m[:2]) - EDGE_M, np.array(bounds_m[2:]) + EDGE_M
     return np.all((places_m >= low) & (places_m <= high), axis=-1)
 
 
@@ -295,7 +300,9 @@ def _inside(
             f"{(~inside).sum()} of {len(inside)} reports lie outside the map {scene.name!r}, up "
             f"to {far} away ({_extent(scene)}),"
         )
-        table.refuse(what, rows[~inside], "drop them (--drop-outside) or give a larger extract")
+        table.refuse(
+            what, rows[~inside], "drop them (--drop-outside) or read a larger area (--box)"
+        )
     return inside
 
 
@@ -359,9 +366,22 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def as_json(content: Mapping[str, Any]) -> str:
+    """JSON text; numbers that are not finite, which JSON lacks, become null."""
+
+    def plain(value: Any) -> Any:  # noqa: ANN401 - JSON values
+        if isinstance(value, Mapping):
+            return {str(key): plain(inner) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(inner) for inner in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(content), indent=1, allow_nan=False)
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON (no NaN, which JSON lacks), whole or not at all."""
-    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    """Write JSON as `as_json` gives it, whole or not at all."""
+    write_text(path, as_json(content) + "\n")
 
 
 def write_geotiff(
