@@ -15,7 +15,6 @@ from typing import Literal, final
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from hertzmap.core.errors import ConfigError, ReportsError
@@ -57,7 +56,7 @@ class RadioDiffInv2Config:
     """Prior of the seed: true MAP, a shell, or none as in the paper."""
     prior_weight: float = 1.0
     """Weight of the seed prior; 1 is MAP."""
-    steps: int = 3
+    steps: int = 2
     """ODE steps K."""
     solver: Literal["ddim", "euler", "heun"] = "ddim"
     """ODE solver."""
@@ -65,7 +64,7 @@ class RadioDiffInv2Config:
     """Where the ODE's steps lie, see `diffusion.process.shifted_angle`."""
     starts: int = 2
     """Seeds optimised as one batch, each with its own supposed transmitter."""
-    iterations: int = 40
+    iterations: int = 30
     """Most optimiser steps."""
     rate: float = 0.05
     """Adam's step size in seed space."""
@@ -87,7 +86,7 @@ class RadioDiffInv2Config:
     """How far off the map a transmitter may be [m], for a window of 256 m; grows with it."""
     model_std: float = 0.06
     """Error of the conditional mean in the search [grey]."""
-    temperature: float = 4.0
+    temperature: float = 3.0
     """Tempering of the search for errors that neighbouring reports share."""
     offset_std: float = 0.25
     """Prior standard deviation of an unknown link budget [grey]."""
@@ -147,7 +146,10 @@ class _Start:
     agnostic: Tensor
     seed: Tensor
     offset: Tensor
-    log_prior: np.ndarray
+    guess: np.ndarray
+    """Conditional mean maps [grey], global unknowns at their prior mean; none if agnostic."""
+    terms: np.ndarray
+    """Fields of the global unknowns, whitened by their prior [grey]: (starts terms rows cols)."""
 
 
 @final
@@ -187,29 +189,24 @@ class RadioDiffInv2(AbstractEstimator):
         problem = self._problem(reports, site)
         start = self._start(problem, seed)
         maps, offset, objective, trace = self._optimise(problem, start)
-        log_weight = -(objective - objective.min()) / self.config.temperature
         reference = reports.reference_dbm
         if reference is None:
             reference = self.config.offset_reference_dbm
-        rows, cols = site.grid.shape
-        floor_dbm = reference + self.scale.min_db
-        mean_dbm = reference + self.scale.to_db(maps[:, :rows, :cols])
-        if reports.reference_dbm is None:
-            mean_dbm = mean_dbm + self.scale.span_db * offset[:, None, None]
-            floor_dbm = floor_dbm + self.scale.span_db * float(offset.min())
-        spread_db = np.full_like(mean_dbm, self.config.model_std * self.scale.span_db)
+        maps_dbm = reference + self.scale.to_db(maps + offset[:, None, None])
+        log_weight = -(objective - objective.min()) / self.config.temperature
+        spread_db = np.full_like(maps_dbm, self.config.model_std * self.scale.span_db)
         if self.config.residual:
-            weight = np.exp(log_weight) / np.exp(log_weight).sum()
-            overall = np.einsum("k,krc->rc", weight, mean_dbm)
-            correction, deviation = self._explain_rest(problem, overall, reports, seed)
-            mean_dbm = mean_dbm + correction
-            spread_db = np.broadcast_to(deviation, mean_dbm.shape)
+            maps_dbm, spread_db, log_weight = self._explain_rest(
+                problem, start, maps_dbm, reference, reports, seed
+            )
+        rows, cols = site.grid.shape
+        maps_dbm, spread_db = maps_dbm[:, :rows, :cols], spread_db[:, :rows, :cols]
+        floor_dbm = reference + self.scale.min_db
         if reports.reference_dbm is not None:
-            top_dbm = reference + self.scale.max_db
-            mean_dbm = np.clip(mean_dbm, floor_dbm, top_dbm)
-        mean_dbm = np.where(site.free, mean_dbm, floor_dbm)
+            maps_dbm = np.clip(maps_dbm, floor_dbm, reference + self.scale.max_db)
+        maps_dbm = np.where(site.free, maps_dbm, floor_dbm)
         spread_db = np.where(site.free, spread_db * self.config.spread_scale, 0.0)
-        return MapPosterior(site.grid, mean_dbm, log_weight, spread_db, trace)
+        return MapPosterior(site.grid, maps_dbm, log_weight, spread_db, trace)
 
     def _problem(self, reports: Reports, site: SceneRaster) -> _Problem:
         grid, free = pad_site(site)
@@ -253,7 +250,7 @@ class RadioDiffInv2(AbstractEstimator):
             planes = free.expand(-1, 5, -1, -1)
             offset = torch.zeros(starts)
             agnostic = torch.ones(starts, dtype=torch.bool)
-            return _Start(planes, agnostic, noise, offset, np.zeros(starts))
+            return _Start(planes, agnostic, noise, offset, np.empty(0), np.empty(0))
         search = self._searcher(problem, seed)
         chosen = self._search(problem, search)
         agnostic = torch.zeros(starts, dtype=torch.bool)
@@ -266,19 +263,21 @@ class RadioDiffInv2(AbstractEstimator):
         prior = search.prior
         outer = problem.offset_std**2 / prior.covariance[0, 0]
         offset = np.array([outer * (e.coefficient[0] - prior.mean[0]) for e in chosen])
-        for k, evidence in enumerate(chosen):
-            terms = basis(stack[k], problem.grid, evidence.place_m)
-            coefficient = evidence.coefficient.copy()
-            coefficient[0] -= offset[k]
-            guess[k] += np.einsum("t,trc->rc", coefficient, terms)
+        fields = np.stack(
+            [basis(stack[k], problem.grid, e.place_m) for k, e in enumerate(chosen)]
+        ).astype(np.float64)
+        coefficient = np.stack([evidence.coefficient for evidence in chosen])
+        coefficient[:, 0] -= offset
+        first = guess + np.einsum("kt,ktrc->krc", coefficient, fields)
+        guess = guess + np.einsum("t,ktrc->krc", prior.mean, fields)
+        terms = np.einsum("ts,ktrc->ksrc", np.linalg.cholesky(prior.covariance), fields)
         if config.initial == "encoded":
-            clean = torch.from_numpy((2.0 * np.clip(guess, 0.0, 1.0) - 1.0) * problem.free)[:, None]
+            clean = torch.from_numpy((2.0 * np.clip(first, 0.0, 1.0) - 1.0) * problem.free)[:, None]
             with torch.no_grad():
                 denoiser = self._denoiser(planes, agnostic, problem)
                 encoded = encode(denoiser, clean.float(), angles(config.steps, config.shift))
             noise = encoded + config.seed_noise * noise
-        log_prior = np.array([e.log_evidence for e in chosen])
-        return _Start(planes, agnostic, noise, torch.from_numpy(offset).float(), log_prior)
+        return _Start(planes, agnostic, noise, torch.from_numpy(offset).float(), guess, terms)
 
     def _searcher(self, problem: _Problem, seed: int) -> TransmitterSearch:
         network, prior = self.network, self.term_prior
@@ -430,31 +429,57 @@ class RadioDiffInv2(AbstractEstimator):
     def _explain_rest(
         self,
         problem: _Problem,
-        mean_dbm: Float[np.ndarray, "rows cols"],
+        start: _Start,
+        maps_dbm: np.ndarray,
+        reference: float,
         reports: Reports,
         seed: int,
-    ) -> tuple[Float[np.ndarray, "rows cols"], Float[np.ndarray, "rows cols"]]:
-        """Mean and deviation [dB] of a Gaussian process on the residuals of the mean map."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Condition a Gaussian process about each map on the reports.
+
+        Candidates are the inverted maps and, where a transmitter was inferred, the conditional
+        means, whose global unknowns are then estimated together with the process. Averaging over
+        them gains what averaging over posterior samples gains. All weigh the same: inverted maps
+        were fitted to the same reports, so their evidence is no fair judge.
+
+        Returns:
+            Maps [dBm] and deviations [dB] (candidates rows cols) and log weights (candidates,).
+        """
+        span = self.scale.span_db
+        none = np.zeros((0, *problem.grid.shape))
+        about = [(one, none) for one in maps_dbm]
+        for guess, terms in zip(start.guess, start.terms, strict=True):
+            about.append((reference + self.scale.to_db(guess), span * terms))
+        hyper = None
+        means, deviations = [], []
+        for mean_dbm, terms in reversed(about):
+            seen = self._observations(problem, mean_dbm, terms, reports)
+            if hyper is None or len(terms) == 0:
+                hyper = fit(seen, FitConfig(most_reports=600), np.random.default_rng(seed))
+            process = condition(seen, hyper)
+            at_cells = np.ascontiguousarray(np.moveaxis(terms, 0, -1)) if len(terms) else None
+            means.append(mean_dbm + process.mean_db(problem.grid, at_cells))
+            variance = process.variance_db2(problem.grid, at_cells)
+            deviations.append(np.sqrt(np.maximum(variance, 0.0)))
+        return np.stack(means), np.stack(deviations), np.zeros(len(means))
+
+    def _observations(
+        self, problem: _Problem, mean_dbm: np.ndarray, terms: np.ndarray, reports: Reports
+    ) -> Observations:
+        """What the reports say about a map: residuals at the mean possible places."""
         operator = problem.operator
-        rows, cols = mean_dbm.shape
-        grid = Grid(rows, cols, problem.grid.spacing_m, problem.grid.origin_m)
-        padded = np.zeros(problem.grid.shape)
-        padded[:rows, :cols] = mean_dbm
-        reading, variance = operator.moments(padded)
-        empty = np.zeros((operator.count, 0))
-        seen = Observations(
+        reading, variance = operator.moments(mean_dbm)
+        count = len(terms)
+        cells = self._cells(problem.grid, problem)
+        return Observations(
             operator.mean_place_m,
             np.trace(operator.place_cov_m2, axis1=1, axis2=2) / 2.0,
             reports.power_dbm[operator.kept] - reading,
             reports.noise_db[operator.kept] ** 2 + variance,
-            empty,
-            np.zeros(0),
-            np.zeros(0),
+            terms.reshape(count, problem.free.size)[:, cells].T,
+            np.zeros(count),
+            np.ones(count),
         )
-        hyper = fit(seen, FitConfig(), np.random.default_rng(seed))
-        process = condition(seen, hyper)
-        deviation = np.sqrt(np.maximum(process.variance_db2(grid), 0.0))
-        return process.mean_db(grid), deviation
 
     def with_options(self, **options: object) -> "RadioDiffInv2":
         """A copy with some settings of the config changed.

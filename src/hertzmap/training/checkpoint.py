@@ -124,10 +124,17 @@ def load_network(path: Path) -> MapUNet:
 
 
 def load_term_prior(path: Path) -> TermPrior | None:
-    """The belief about global unknowns on the card of weights, if it has one."""
+    """The belief about global unknowns on the card of weights, if it has one.
+
+    Raises:
+        DataError: if it speaks of other unknowns than this version's.
+    """
     stored = json.loads(path.with_suffix(".json").read_text()).get("term_prior")
     if stored is None:
         return None
+    if tuple(stored["terms"]) != TERMS:
+        msg = f"the card of {path} knows the terms {stored['terms']}, not {TERMS}; fit them again"
+        raise DataError(msg)
     return TermPrior(np.array(stored["mean"]), np.array(stored["covariance"]))
 
 

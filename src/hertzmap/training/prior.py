@@ -17,9 +17,10 @@ from typing import final
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from hertzmap.core.units import GreyScale
+from hertzmap.datasets import splits
 from hertzmap.datasets.generate import GenerateConfig, generate, read_shard
 from hertzmap.diffusion.denoisers import MapUNet, UNetConfig
 from hertzmap.diffusion.losses import denoising_loss
@@ -27,6 +28,7 @@ from hertzmap.diffusion.process import shifted_angle
 from hertzmap.estimation._rasters import condition_planes, condition_scalars
 from hertzmap.estimation._transmitter_search import TERMS, TermPrior, basis
 from hertzmap.scenes.wayfinding import transmitter_planes
+from hertzmap.training.checkpoint import export
 from hertzmap.training.loop import Batch, LoopConfig, train
 
 
@@ -271,5 +273,47 @@ def _start_from(source: Path, target: Path) -> None:
         shutil.copyfile(source / "state.safetensors", target / "state.safetensors")
 
 
-SCALE = GreyScale()
-"""The grey scale the prior is trained on."""
+def release(folder: Path, target: Path, config: PriorConfig | None = None) -> list[Path]:
+    """Export what a finished run learned: weights and cards of stages ``prior`` and ``paper``.
+
+    Args:
+        folder: of `run`.
+        target: folder of the weights; ``prior.safetensors`` and ``prior-paper.safetensors``.
+        config: settings of the run.
+    """
+    config = config or PriorConfig()
+    plan = json.loads((folder / "training" / "plan.json").read_text())
+    shards = {path.stem: path for path in (folder / "training").glob("*.npz")}
+    cities = sorted({item["extract"] for item in plan["shards"]})
+    names = {"prior": "prior", "paper": "prior-paper"}
+    written = []
+    for stage, name in names.items():
+        state = folder / stage / "state.safetensors"
+        if not state.exists():
+            continue
+        network = build(config.network)
+        stored = load_file(state)
+        kept = {k[8:]: v for k, v in stored.items() if k.startswith("average.")}
+        network.load_state_dict(kept)
+        log = [json.loads(line) for line in (folder / stage / "log.jsonl").read_text().splitlines()]
+        last = {key: value for line in log for key, value in line.items()}
+        facts = {
+            "method": "radiodiff_inv2",
+            "stage": stage,
+            "config": asdict(config),
+            "trained_on": cities,
+            "training_tiles": len(shards),
+            "training_maps": int(sum(len(read_shard(p).place_m) for p in shards.values())),
+            "validation": list(splits.VALIDATION),
+            "never_seen": list(splits.HELD_OUT),
+            "last_figures": last,
+            "loss_curve": [[line["step"], round(line["loss"], 5)] for line in log],
+            "licence": "weights Apache-2.0; learned on maps over OpenStreetMap data, "
+            "(c) OpenStreetMap contributors, ODbL 1.0",
+            "limits": "one transmitter; 1 or 2 m cells; windows near 256 x 256; outdoor; learned "
+            "from the dominant-path engine with random propagation parameters only",
+        }
+        term_prior = fit_term_prior(network, folder / "training") if stage == "prior" else None
+        path = target / f"{name}.safetensors"
+        written.append(export(state, path, config.network, facts, term_prior))
+    return written
