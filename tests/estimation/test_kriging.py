@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -114,3 +116,12 @@ def test_the_variogram_finds_a_known_length():
 def test_an_unknown_preset_is_named():
     with pytest.raises(ConfigError, match="tuned"):
         Kriging.from_preset("fast")
+
+
+def test_about_an_inferred_site_it_returns_a_candidate_for_each():
+    reports, site, truth = world(count=12, noise_db=1.0)
+    config = replace(kriging.PRESETS["tuned"], trend="path_loss")
+    posterior = Kriging(config).estimate(reports, site, seed=0)
+    assert 1 <= len(posterior.weight) <= config.path_loss.most_sites
+    error = (posterior.mean_dbm() - truth)[site.free]
+    assert np.sqrt(np.mean(error**2)) < 6.0

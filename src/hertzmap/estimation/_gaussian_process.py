@@ -18,7 +18,8 @@ kernels as scale mixtures of squared exponentials: Stein, Interpolation of Spati
 
 import functools
 import typing
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal, final
 
 import numpy as np
@@ -375,11 +376,9 @@ class GaussianProcess:
             grid: cells of the answer.
             basis: as in `mean_db`.
             stride: cells from one computed value to the next; None takes the smallest of 1, 2, 4
-                and 8 that needs less than 3e10 multiplications.
+                and 8 that `affordable_stride` finds.
         """
-        if stride is None:
-            cost = len(self.weight) ** 2 * grid.rows * grid.cols
-            stride = next((step for step in (1, 2, 4) if cost / step**2 < _VARIANCE_COST), 8)
+        stride = stride or affordable_stride(len(self.weight), grid)
         rows, cols = _coarse(grid.rows, stride), _coarse(grid.cols, stride)
         terms = _cell_terms(grid, basis, len(self.coefficient)).reshape(*grid.shape, -1)
         centres = np.moveaxis(grid.centres_m()[np.ix_(rows, cols)], -1, 0).reshape(2, -1)
@@ -427,7 +426,7 @@ def condition(observations: Observations, hyper: Hyperparameters) -> GaussianPro
         ReportsError: if there are fewer than three reports, or the covariance is singular.
     """
     require_enough(len(observations.value_db))
-    factor = _factorise(observations, hyper)
+    factor = factorise(observations, hyper)
     precision = observations.coefficient_precision
     basis = solve_triangular(factor, observations.basis, lower=True, check_finite=False)
     gap = observations.value_db - observations.basis @ observations.coefficient
@@ -450,6 +449,12 @@ def condition(observations: Observations, hyper: Hyperparameters) -> GaussianPro
     )
 
 
+def affordable_stride(reports: int, grid: Grid, processes: int = 1) -> int:
+    """The smallest of 1, 2, 4 and 8 at which variances cost under 3e10 multiplications."""
+    cost = processes * reports**2 * grid.rows * grid.cols
+    return next((step for step in (1, 2, 4) if cost / step**2 < _VARIANCE_COST), 8)
+
+
 def require_enough(count: int) -> None:
     """Refuse fewer reports than a Gaussian process can be fitted to.
 
@@ -464,8 +469,16 @@ def require_enough(count: int) -> None:
         raise ReportsError(msg)
 
 
-def _factorise(observations: Observations, hyper: Hyperparameters) -> np.ndarray:
-    """Cholesky factor of C; a report repeated without noise needs a little on the diagonal."""
+def factorise(
+    observations: Observations, hyper: Hyperparameters
+) -> Float[np.ndarray, "points points"]:
+    """Lower Cholesky factor of the reports' covariance [dB].
+
+    A report repeated without noise needs a little on the diagonal, added only then.
+
+    Raises:
+        ReportsError: if the covariance is singular even so.
+    """
     for jitter in _JITTERS:
         covariance = _covariance(observations, hyper, jitter)
         try:
@@ -550,8 +563,6 @@ def fit(
 ) -> Hyperparameters:
     """Hyper-parameters of highest posterior density: kernel, variance, length and nugget.
 
-    Nelder-Mead in log-parameters, from the best of four lengths for each kernel family.
-
     Args:
         observations: reports; at most `config.most_reports` of them are used.
         config: what to search.
@@ -560,62 +571,86 @@ def fit(
     Raises:
         ReportsError: if there are fewer than three reports.
     """
+    observations = thin_out(observations, config.most_reports, generator)
+    return seek(observations, config, lambda hyper: condition(observations, hyper).log_evidence)
+
+
+def thin_out(observations: Observations, most: int, generator: np.random.Generator) -> Observations:
+    """At most so many of the observations, drawn without replacement, in their order."""
     count = len(observations.value_db)
-    require_enough(count)
-    if count > config.most_reports:
-        keep = np.sort(generator.choice(count, config.most_reports, replace=False))
-        observations = observations.select(keep)
-    smooth = [_search(observations, config, kernel) for kernel in config.kernels]
-    best, score = max(smooth, key=lambda found: found[1])
-    if not config.nugget:
-        return best
-    with_nugget, nugget_score = _refine(observations, config, _with_start_nugget(best))
-    return with_nugget if nugget_score > score + 1.0 else best
+    if count <= most:
+        return observations
+    return observations.select(np.sort(generator.choice(count, most, replace=False)))
 
 
-def _search(
-    observations: Observations, config: FitConfig, kernel: Kernel
-) -> tuple[Hyperparameters, float]:
+def seek(
+    observations: Observations,
+    config: FitConfig,
+    log_evidence: Callable[[Hyperparameters], float],
+) -> Hyperparameters:
+    """Maximise log evidence plus log prior by Nelder-Mead in log-parameters.
+
+    Each kernel family starts from the best of four lengths. A nugget is kept if it pays for
+    itself (Akaike).
+
+    Args:
+        observations: give the scale of the start and the shortest length drift lets one see.
+        config: what to search.
+        log_evidence: of the observations, given hyper-parameters.
+
+    Raises:
+        ReportsError: if there are fewer than three reports.
+    """
+    require_enough(len(observations.value_db))
+    drift_m = float(np.sqrt(2.0 * observations.place_var_m2.max()))
+    shortest_m = max(config.shortest_m, drift_m / _WIDEST_LENGTHS)
+
+    def score(hyper: Hyperparameters) -> float:
+        if not shortest_m <= hyper.length_m <= config.longest_m:
+            return -1e12
+        return log_evidence(hyper) + config.prior.log_density(hyper)
+
     noise_db2 = float(observations.noise_var_db2.mean())
     spread_db2 = float(observations.value_db.var())
     variance_db2 = max(spread_db2 - noise_db2, 0.1 * spread_db2, 1e-2)
+    smooth = [_search(score, variance_db2, kernel) for kernel in config.kernels]
+    best, reached = max(smooth, key=lambda found: found[1])
+    if not config.nugget:
+        return best
+    start_db2 = max(0.05 * best.variance_db2, 0.25)
+    with_nugget, further = _climb(score, replace(best, nugget_db2=start_db2))
+    return with_nugget if further > reached + 1.0 else best
+
+
+_Score = Callable[[Hyperparameters], float]
+
+
+def _search(score: _Score, variance_db2: float, kernel: Kernel) -> tuple[Hyperparameters, float]:
     starts = [
-        Hyperparameters(variance_db2, length, 0.0, kernel) for length in (6.0, 20.0, 60.0, 180.0)
+        Hyperparameters(variance_db2, length_m, 0.0, kernel)
+        for length_m in (6.0, 20.0, 60.0, 180.0)
     ]
-    scores = [_score(observations, config, start) for start in starts]
-    return _refine(observations, config, starts[int(np.argmax(scores))])
+    return _climb(score, starts[int(np.argmax([score(start) for start in starts]))])
 
 
-def _with_start_nugget(hyper: Hyperparameters) -> Hyperparameters:
-    start_db2 = max(0.05 * hyper.variance_db2, 0.25)
-    return Hyperparameters(hyper.variance_db2, hyper.length_m, start_db2, hyper.kernel)
+def _climb(score: _Score, start: Hyperparameters) -> tuple[Hyperparameters, float]:
+    """Nelder-Mead over (log variance, log length and, if the start has one, log nugget)."""
+    names = ("variance_db2", "length_m", "nugget_db2")[: 3 if start.nugget_db2 > 0 else 2]
 
-
-def _refine(
-    observations: Observations, config: FitConfig, start: Hyperparameters
-) -> tuple[Hyperparameters, float]:
     def unpack(point: np.ndarray) -> Hyperparameters:
-        value = np.exp(np.clip(point, -12.0, 14.0))
-        nugget_db2 = float(value[2]) if len(point) > 2 else 0.0
-        return Hyperparameters(float(value[0]), float(value[1]), nugget_db2, start.kernel)
+        value = np.exp(np.clip(point, -12.0, 14.0)).tolist()
+        return replace(start, **dict(zip(names, value, strict=True)))
 
-    point = [np.log(start.variance_db2), np.log(start.length_m)]
-    if start.nugget_db2 > 0:
-        point.append(np.log(start.nugget_db2))
-    simplex = np.array([point] + [np.add(point, 0.5 * row) for row in np.eye(len(point))])
+    point = np.log([getattr(start, name) for name in names])
     found = minimize(
-        lambda at: -_score(observations, config, unpack(at)),
-        np.array(point),
+        lambda at: -score(unpack(at)),
+        point,
         method="Nelder-Mead",
-        options={"initial_simplex": simplex, "xatol": 0.02, "fatol": 0.02, "maxfev": 120},
+        options={
+            "initial_simplex": np.vstack([point, point + 0.5 * np.eye(len(point))]),
+            "xatol": 0.02,
+            "fatol": 0.02,
+            "maxfev": 120,
+        },
     )
     return unpack(found.x), -float(found.fun)
-
-
-def _score(observations: Observations, config: FitConfig, hyper: Hyperparameters) -> float:
-    drift_m = float(np.sqrt(2.0 * observations.place_var_m2.max()))
-    shortest_m = max(config.shortest_m, drift_m / _WIDEST_LENGTHS)
-    if not shortest_m <= hyper.length_m <= config.longest_m:
-        return -1e12
-    evidence = condition(observations, hyper).log_evidence
-    return evidence + config.prior.log_density(hyper)

@@ -22,6 +22,7 @@ from hertzmap.estimation._gaussian_process import (
     fit,
     observe,
 )
+from hertzmap.estimation._path_loss import PathLossConfig, infer_site
 from hertzmap.estimation.base import AbstractEstimator
 
 
@@ -33,6 +34,8 @@ class KrigingConfig:
     length_from: Literal["likelihood", "variogram"] = "likelihood"
     """``likelihood``: kernel, variance, length and nugget by marginal likelihood, noise as stated.
     ``variogram``: exponential kernel fitted to the binned variogram, noise ignored."""
+    trend: Literal["constant", "path_loss"] = "constant"
+    """Mean of the field: one unknown constant, or path loss from an unknown site averaged over."""
     drift_aware: bool = True
     """Average the covariance over drift cut at walls; False believes the stated places."""
     knows_walls: bool = True
@@ -41,6 +44,8 @@ class KrigingConfig:
     """Keep the map on the grey scale, where the reports' reference power is known."""
     fit: FitConfig = FitConfig()
     """Search of the hyper-parameters by likelihood."""
+    path_loss: PathLossConfig = PathLossConfig()
+    """Beliefs about the site, for ``trend="path_loss"``."""
     variance_stride: int | None = None
     """Cells from one computed variance to the next, bilinear between; None chooses by cost."""
 
@@ -56,7 +61,7 @@ PRESETS: dict[str, KrigingConfig] = {
 @final
 @dataclass(frozen=True)
 class Kriging(AbstractEstimator):
-    """Ordinary Kriging in decibels with one unknown constant mean.
+    """Kriging in decibels: ordinary, with one unknown constant mean, or about an inferred site.
 
     ``tuned`` knows the stated noise and drift of every report, the free mask and the scale.
     ``as_published`` keeps the weaknesses the paper's figures point to: no nugget, so it passes
@@ -81,24 +86,38 @@ class Kriging(AbstractEstimator):
     def estimate(self, reports: Reports, site: SceneRaster, *, seed: int) -> MapPosterior:
         """See the base class; at least three reports on free ground are needed."""
         config = self.config
-        draw = generator(seed)
-        if config.length_from == "likelihood":
-            seen = observe(reports, site, drift_aware=config.drift_aware)
-            hyper = fit(seen, config.fit, draw)
-        else:
-            seen = at_stated_places(reports, noisy=False)
-            hyper = fit_variogram(seen, draw)
-        process = condition(seen, hyper)
-        mean_dbm = process.mean_db(site.grid)
-        spread_db = np.sqrt(process.variance_db2(site.grid, stride=config.variance_stride))
+        maps_dbm, log_weight, spreads_db = self._krige(reports, site, generator(seed))
         scale, reference_dbm = GreyScale(), reports.reference_dbm or 0.0
         floor_dbm = scale.min_db + reference_dbm
         if config.clip and reports.reference_dbm is not None:
-            mean_dbm = np.clip(mean_dbm, floor_dbm, scale.max_db + reference_dbm)
+            maps_dbm = np.clip(maps_dbm, floor_dbm, scale.max_db + reference_dbm)
         if config.knows_walls:
-            mean_dbm = np.where(site.free, mean_dbm, floor_dbm)
-            spread_db = np.where(site.free, spread_db, 0.0)
-        return MapPosterior(site.grid, mean_dbm[None], np.zeros(1), spread_db[None])
+            maps_dbm = np.where(site.free, maps_dbm, floor_dbm)
+            spreads_db = np.where(site.free, spreads_db, 0.0)
+        return MapPosterior(site.grid, maps_dbm, log_weight, spreads_db)
+
+    def _krige(
+        self, reports: Reports, site: SceneRaster, draw: np.random.Generator
+    ) -> tuple[
+        Float[np.ndarray, "candidates rows cols"],
+        Float[np.ndarray, " candidates"],
+        Float[np.ndarray, "candidates rows cols"],
+    ]:
+        """Maps [dBm], log weights and spreads [dB]: one candidate, or one for each likely site."""
+        config = self.config
+        if config.length_from == "variogram":
+            seen = at_stated_places(reports, noisy=False)
+            hyper = fit_variogram(seen, draw)
+        else:
+            seen = observe(reports, site, drift_aware=config.drift_aware)
+            if config.trend == "path_loss":
+                belief = infer_site(seen, site, config.path_loss, config.fit, draw)
+                maps, spreads = belief.maps_db(site, config.path_loss, config.variance_stride)
+                return maps, belief.log_weight, spreads
+            hyper = fit(seen, config.fit, draw)
+        process = condition(seen, hyper)
+        variance_db2 = process.variance_db2(site.grid, stride=config.variance_stride)
+        return process.mean_db(site.grid)[None], np.zeros(1), np.sqrt(variance_db2)[None]
 
 
 _MOST_PAIRED = 2000
