@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import final
 
 import numpy as np
+import shapely
 from jaxtyping import Bool, Float
 from scipy import ndimage
 from shapely.affinity import translate
@@ -42,6 +43,8 @@ from hertzmap.scenes.tiles import tiles
 
 _SIDE = 256
 _MARGIN_M = 100.0
+_SIMPLIFY_M = 0.75
+"""Tolerance of the simplified outlines [m]; cells are 1 m wide."""
 _ORACLE_RADIUS_M = 3.0
 """Fast marching starts on a circle of this radius, which takes the grid's error at a point."""
 _FITTED = (
@@ -62,6 +65,9 @@ class Rung:
     """Numbers that are fitted; none means that the starting numbers are scored."""
     shift_m: float = 0.0
     """How far the walls of the mask are moved east and north before the fit [m]."""
+    simplified: bool = False
+    """Whether outlines are the mask's cell edges simplified, which keeps buildings at their full
+    extent, and not lines fitted to the middle of the edges."""
 
 
 _LIKE_THE_TOOL = PropagationParameters(
@@ -69,13 +75,15 @@ _LIKE_THE_TOOL = PropagationParameters(
 )
 """Starting numbers near the tool's. Its gains fall near the antenna as if the receivers stood
 1 m lower."""
+_NINE = CalibrationConfig().free
 RUNGS = (
     Rung("defaults", PropagationParameters(), ()),
-    Rung("nine numbers", PropagationParameters(), CalibrationConfig().free),
-    Rung("walls half a cell north-east", PropagationParameters(), CalibrationConfig().free, 0.5),
+    Rung("nine numbers", PropagationParameters(), _NINE),
+    Rung("walls half a cell north-east", PropagationParameters(), _NINE, 0.5),
     Rung("constant per bend", replace(_LIKE_THE_TOOL, roof_law="edges"), _FITTED, 0.5),
     Rung("roofs as bends", _LIKE_THE_TOOL, _FITTED, 0.5),
-    Rung("four arrivals per corner", replace(_LIKE_THE_TOOL, labels=4), _FITTED, 0.5),
+    Rung("outlines at full extent", _LIKE_THE_TOOL, _FITTED, 0.5, True),
+    Rung("four arrivals per corner", replace(_LIKE_THE_TOOL, labels=4), _FITTED, 0.5, True),
 )
 """The ladder of refinements."""
 
@@ -98,7 +106,7 @@ class PropagationBenchConfig:
     rungs: tuple[str, ...] = field(default_factory=lambda: tuple(rung.name for rung in RUNGS))
     """Refinements of the fit to run."""
     fit: CalibrationConfig = field(
-        default_factory=lambda: CalibrationConfig(places=1500, rounds=5, equal_classes=False)
+        default_factory=lambda: CalibrationConfig(places=1000, rounds=4, equal_classes=False)
     )
     """Rules of the fit; every place weighs the same, as in the score."""
 
@@ -210,7 +218,8 @@ def _uncovered(engine: DominantPath, site: Transmitter) -> float:
     """Share of outdoor cells connected with the transmitter that no street route reaches."""
     environment, radio_map = engine.environment, engine.trace((site,))
     moved = np.array(radio_map.transmitters[0].place_m[:2])
-    label = np.asarray(ndimage.label(environment.raster.free)[0])
+    label = np.empty(environment.raster.free.shape, np.int32)
+    ndimage.label(environment.raster.free, output=label)
     row, col = environment.raster.grid.cell(moved)
     own = label == label[row, col] if label[row, col] else environment.raster.free
     belt = (environment.raster.grid.rows - environment.grid.rows) // 2
@@ -265,7 +274,7 @@ def _fit(
     for rung in RUNGS:
         if rung.name not in settings.rungs:
             continue
-        environment = _environment(seer, rung.shift_m)
+        environment = _environment(seer, rung)
         observations = _observations(seer, environment)
         errors = np.empty(len(observations))
         for held in range(len(observations)):
@@ -307,11 +316,27 @@ def _fit(
     return written
 
 
-def _environment(seer: SeerMaps, shift_m: float) -> Environment:
+def _environment(seer: SeerMaps, rung: Rung) -> Environment:
     """Walls from the mask, moved east and north."""
     scene = scene_from_mask(seer.site.free, seer.site.grid, height_m=BUILDING_M)
-    moved = tuple(translate(part, shift_m, shift_m) for part in scene.footprints)
+    if rung.simplified:
+        scene = _simplified(seer, scene)
+    moved = tuple(translate(part, rung.shift_m, rung.shift_m) for part in scene.footprints)
     return Environment.prepare(replace(scene, footprints=moved), seer.site.grid, margin_m=0.0)
+
+
+def _simplified(seer: SeerMaps, scene: Scene) -> Scene:
+    """The scene with the union of its indoor cells as footprints, simplified."""
+    row, col = np.nonzero(~seer.site.free)
+    cells = shapely.union_all(shapely.box(col, row, col + 1, row + 1))
+    parts = tuple(shapely.get_parts(shapely.simplify(cells, _SIMPLIFY_M)))
+    return replace(
+        scene,
+        footprints=parts,
+        height_m=np.full(len(parts), BUILDING_M),
+        height_rule=("default:mask",) * len(parts),
+        source_id=tuple(f"mask/{k}" for k in range(len(parts))),
+    )
 
 
 def _observations(seer: SeerMaps, environment: Environment) -> list[Observation]:
