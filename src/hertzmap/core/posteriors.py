@@ -1,3 +1,4 @@
+# pyright: basic
 """Posteriors: weighted candidates, so that metrics, plots and reports need no cases."""
 
 from dataclasses import dataclass
@@ -5,7 +6,7 @@ from typing import final
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import logsumexp, ndtr
+from scipy.special import logsumexp, ndtr  # ships no types, hence the basic check above
 
 from hertzmap.core.grid import Grid
 from hertzmap.core.types import Trace

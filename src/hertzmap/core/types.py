@@ -280,7 +280,9 @@ class Reports:
 class Trace:
     """What an iterative estimator did, step by step, for its loss curve."""
 
-    values: dict[str, Float[np.ndarray, "steps candidates"]] = field(default_factory=dict)
+    values: dict[str, Float[np.ndarray, "steps candidates"]] = field(
+        default_factory=dict[str, np.ndarray]
+    )
     """Named curves, e.g. ``loss`` and ``discrepancy``; one column per start."""
     stopped_by: tuple[str, ...] = ()
     """Rule that ended each start, e.g. ``discrepancy``, ``plateau``, ``cap``."""

@@ -149,8 +149,8 @@ class MapUNet(nn.Module):
         )
         self.head_norm = nn.GroupNorm(groups, widths[0])
         self.head = nn.Conv2d(widths[0], area * (config.planes + 2), 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
 
     def embed(self, angle: Tensor, scalars: Tensor) -> Tensor:
         """(batch,), (batch, scalars) -> (batch, embedding)."""

@@ -352,8 +352,8 @@ class RadioDiffInv2(AbstractEstimator):
         denoiser = self._denoiser(start.planes, start.agnostic, problem)
         free = torch.from_numpy(problem.free)
         path = angles(config.steps, config.shift)
-        seed = start.seed.clone().requires_grad_(requires_grad=True)
-        offset = start.offset.clone().requires_grad_(requires_grad=problem.offset_std > 0.0)
+        seed = start.seed.clone().requires_grad_(True)
+        offset = start.offset.clone().requires_grad_(problem.offset_std > 0.0)
         groups = [{"params": [seed], "lr": config.rate}]
         if offset.requires_grad:
             groups.append({"params": [offset], "lr": 0.005})
@@ -488,7 +488,7 @@ class RadioDiffInv2(AbstractEstimator):
             ConfigError: if a setting is not known.
         """
         try:
-            return replace(self, config=replace(self.config, **options))  # type: ignore[arg-type]
+            return replace(self, config=replace(self.config, **options))
         except TypeError as error:
             msg = f"radiodiff_inv2 has no such setting: {error}"
             raise ConfigError(msg) from error

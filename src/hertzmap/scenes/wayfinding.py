@@ -47,10 +47,8 @@ def _sweep(time, free, rounds):
                         a, b = b, a
                     if a == np.inf:
                         continue
-                    if b - a >= 1.0:
-                        new = a + 1.0
-                    else:
-                        new = 0.5 * (a + b + np.sqrt(2.0 - (a - b) ** 2))
+                    across = 0.5 * (a + b + np.sqrt(max(2.0 - (a - b) ** 2, 0.0)))
+                    new = a + 1.0 if b - a >= 1.0 else across
                     old = time[r, c]
                     if new < old:
                         time[r, c] = new

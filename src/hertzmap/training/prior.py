@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hertzmap.datasets import splits
-from hertzmap.datasets.generate import GenerateConfig, generate, read_shard
+from hertzmap.datasets.generate import GenerateConfig, MapShard, generate, read_shard
 from hertzmap.diffusion.denoisers import MapUNet, UNetConfig
 from hertzmap.diffusion.losses import denoising_loss
 from hertzmap.diffusion.process import shifted_angle
@@ -72,7 +72,7 @@ class MapSet:
             self.planes = np.load(cache)
             return
 
-        def work(job: tuple) -> np.ndarray:  # type: ignore[type-arg]
+        def work(job: tuple[MapShard, np.ndarray]) -> np.ndarray:
             shard, place = job
             planes = transmitter_planes(shard.free, shard.grid, (place[0], place[1]))
             return np.rint(np.clip(planes, 0.0, 1.0) * 255.0).astype(np.uint8)
