@@ -195,8 +195,12 @@ def cache_folder() -> Path:
     return Path(named) if named else Path.home() / ".cache" / "hertzmap"
 
 
+@lru_cache(maxsize=1)
 def _engine_digest() -> str:
-    """Hash of the code that makes truths, so that a cached truth never outlives its engine."""
+    """Hash of the code that makes truths, so that a cached truth never outlives its engine.
+
+    Taken once: code edited during a run must not lend its name to what the loaded code makes.
+    """
     package = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256(f"{TRUTH_VERSION}".encode())
     for folder in ("propagation", "scenes"):
