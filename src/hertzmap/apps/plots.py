@@ -19,7 +19,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.path import Path as Outline
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import (
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    PercentFormatter,
+    StrMethodFormatter,
+)
 
 from hertzmap.core.types import RadioMap, Reports, Scene, SceneRaster, Trace, Transmitter
 from hertzmap.datasets.interchange import whole_file
@@ -231,6 +237,9 @@ def loss_figure(trace: Trace, *, width_in: float = 5.4) -> Figure:
         finite = curves[np.isfinite(curves)]
         if len(finite) and finite.min() > 0 and finite.max() > 20 * finite.min():
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_title(f"{name.replace('_', ' ').capitalize()} by iteration", **_title())
         axes.set_xlabel("iteration", fontsize=8, color=QUIET)
         _quieten(axes)
