@@ -241,7 +241,9 @@ footer dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1r
 footer dt { font-weight: 600; }
 footer dd { margin: 0; overflow-wrap: anywhere; }
 @media (max-width: 700px) { figure.half { width: 100%; } }
-@media print { body { max-width: none; padding: 0; font-size: 10.5pt; }
-  figure, table, .facts { break-inside: avoid; } h2 { break-after: avoid; }
+@media print { body { max-width: none; padding: 0; font-size: 9.5pt; }
+  h1 { font-size: 1.6rem; } h2 { margin-top: 1.2rem; break-after: avoid; }
+  .facts li { flex-basis: 7rem; } footer { font-size: .75rem; break-inside: avoid; }
+  figure, table, .facts { break-inside: avoid; }
   @page { margin: 14mm; } }
 """
