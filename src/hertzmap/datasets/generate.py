@@ -9,6 +9,8 @@ shards are skipped.
 import json
 import logging
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -246,7 +248,7 @@ def read_shard(path: Path) -> MapShard:
         DataError: if the file is damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as data:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             facts = json.loads(data["facts"].tobytes())
             grid_facts = facts["grid"]
             grid = Grid(**{**grid_facts, "origin_m": tuple(grid_facts["origin_m"])})
@@ -254,6 +256,6 @@ def read_shard(path: Path) -> MapShard:
             return MapShard(
                 grid, free.reshape(grid.shape).astype(bool), data["grey"], data["place_m"]
             )
-    except (OSError, ValueError, KeyError) as error:
+    except (EOFError, KeyError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         msg = f"training shard {path} is damaged ({error}); delete it and generate again"
         raise DataError(msg) from error
