@@ -17,6 +17,7 @@ from hertzmap.core import registry
 from hertzmap.core.grid import Grid
 from hertzmap.core.types import RadioMap, SceneRaster, Transmitter
 from hertzmap.diffusion.denoisers import MapUNet, UNetConfig
+from hertzmap.estimation._transmitter_search import TERMS, TermPrior
 from hertzmap.measurement.sampling import SamplingConfig, sample_reports
 from hertzmap.measurement.truth import SimulatedReports, truth_from_fine
 
@@ -47,7 +48,8 @@ def build(name):
     module = importlib.import_module(f"hertzmap.estimation.{name}")
     method = module.METHOD.from_preset(next(iter(module.PRESETS)))
     if getattr(method, "network", False) is None:
-        method = replace(method, network=NETWORKS[name]())
+        prior = TermPrior(np.zeros(len(TERMS)), 0.01 * np.eye(len(TERMS)))
+        method = replace(method, network=NETWORKS[name](), term_prior=prior)
     config = getattr(method, "config", None)
     if config is None:
         return method
