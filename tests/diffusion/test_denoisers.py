@@ -72,6 +72,7 @@ def test_each_coefficient_belongs_to_its_plane(term):
     torch.manual_seed(0)
     made = MapUNet(TINY)
     area = TINY.patch**2
+    assert made.head.bias is not None
     with torch.no_grad():
         made.head.bias[term * area : (term + 1) * area] = 1.0
         state, angle, planes, scalars = inputs()

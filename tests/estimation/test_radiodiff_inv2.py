@@ -45,6 +45,7 @@ def known_network():
     torch.manual_seed(0)
     network = MapUNet(TINY).eval()
     area = TINY.patch**2
+    assert network.head.bias is not None
     with torch.no_grad():
         for term, value in ((0, 2.0 * 0.85 - 1.0), (2, -1.4), (3, -0.4), (6, 0.02)):
             network.head.bias[term * area : (term + 1) * area] = value

@@ -26,6 +26,7 @@ from hertzmap.training.checkpoint import (
     load_term_prior,
     weights_folder,
 )
+from hertzmap.training.prior import build
 
 TINY = UNetConfig(
     patch=4, widths=(16, 16), condition_widths=(8, 8), embedding=16, heads=2, groups=4
@@ -36,8 +37,7 @@ SHIPPED = sorted(weights_folder().glob("*.safetensors"))
 
 
 def random_network(config=TINY):
-    torch.manual_seed(0)
-    network = MapUNet(config).to(memory_format=torch.channels_last)
+    network = build(config)
     for weight in network.parameters():
         torch.nn.init.normal_(weight, std=0.1)
     return network.eval()

@@ -11,10 +11,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 import hertzmap.training.loop as loop_module
-from hertzmap.diffusion.denoisers import MapUNet, UNetConfig
+from hertzmap.diffusion.denoisers import UNetConfig
 from hertzmap.diffusion.losses import denoising_loss
 from hertzmap.diffusion.process import shifted_angle
 from hertzmap.training.loop import LoopConfig, train
+from hertzmap.training.prior import build
 
 TINY = UNetConfig(
     patch=4, widths=(16, 16), condition_widths=(8, 8), embedding=16, heads=2, groups=4
@@ -29,8 +30,7 @@ class Killed(Exception):
 
 
 def fresh(seed=0):
-    torch.manual_seed(seed)
-    return MapUNet(TINY).to(memory_format=torch.channels_last)
+    return build(TINY, seed)
 
 
 def draw(rng, _step):
@@ -209,11 +209,13 @@ def test_frozen_parameters_stay_frozen(tmp_path):
 
 
 def test_a_stage_that_tunes_a_part_goes_on_bit_for_bit(tmp_path):
-    options = {"trainable": lambda network: network.condition_parameters()}
-    expected = run(tmp_path / "whole", **options).read_bytes()
+    def part(network):
+        return network.condition_parameters()
+
+    whole = run(tmp_path / "whole", trainable=part).read_bytes()
     with pytest.raises(Killed):
-        run(tmp_path / "killed", kill_at=8, **options)
-    assert run(tmp_path / "killed", init=1, **options).read_bytes() == expected
+        run(tmp_path / "killed", kill_at=8, trainable=part)
+    assert run(tmp_path / "killed", init=1, trainable=part).read_bytes() == whole
 
 
 def test_a_crash_while_saving_leaves_the_last_state_whole(tmp_path, monkeypatch, expected):
