@@ -3,7 +3,8 @@
 ``speed.json``: set-up, maps per second and core, cells without a route, and route lengths against
 fast marching. ``radiomapseer-fit.json``: error on RadioMapSeer's ten maps, from a commercial
 dominant-path tool, with one common set of numbers fitted on nine maps and scored on the tenth;
-all ten are one environment. ``radiomapseer-parameters.json``: the best refinement's numbers fitted on all ten.
+all ten are one environment. ``radiomapseer-parameters.json``: the numbers of the best refinement,
+fitted on all ten.
 """
 
 import hashlib
@@ -310,7 +311,7 @@ def _fit(
         path = out / "radiomapseer-parameters.json"
         write_calibration(
             path, final_fit,
-            environment_class="suburban blocks, 25 m buildings (one environment, 2-D truth)",
+            environment_class="suburban blocks, all buildings 25 m high (one environment)",
             source=f"RadioMapSeer map 0, ten maps; refinement: {rung.name}",
             truth_hash=hashlib.sha256(seer.grey.tobytes()).hexdigest(), carrier_hz=CARRIER_HZ,
             held_out_before_db=float(np.sqrt(np.mean(np.square(before)))),
