@@ -50,6 +50,7 @@ PROTOCOL = (
 )
 """What the numbers mean; stands in the result file."""
 _UNITS = {"rmse_db": "dB", "rmse_place_db": "dB", "mae_db": "dB", "crps_db": "dB"}
+_SHOWN = ("rmse_db", "rmse_place_db", "coverage90")
 _UNITS |= {"width90_db": "dB", "seconds": "s"}
 
 
@@ -313,17 +314,18 @@ def _splits_hash(config: CampusConfig) -> str:
 
 def table(result: ResultFile, config: CampusConfig) -> Table:
     """RMSE and coverage of every method at every share, for a terminal."""
-    view = Table(title="Measured campus: left-out places, mean over radio cells")
-    view.add_column("method")
+    view = Table(
+        title="Measured campus, mean over radio cells: RMSE [dB] over left-out reports / places, "
+        "share of reports in their 90 % interval"
+    )
+    view.add_column("method", overflow="fold")
     for share in config.shares:
-        percent = round(100 * share)
-        for title in (f"RMSE dB, {percent} %", "by place", "90 % holds"):
-            view.add_column(title, justify="right")
+        view.add_column(f"{round(100 * share)} % known", justify="right", no_wrap=True)
     for method in result.methods():
         line = [method]
         for share in config.shares:
-            for metric in ("rmse_db", "rmse_place_db", "coverage90"):
-                row = result.row(method, f"{metric}@{round(100 * share)}")
-                line.append("-" if row is None else f"{row.mean:.2f}")
+            metrics = (f"{name}@{round(100 * share)}" for name in _SHOWN)
+            rows = [result.row(method, metric) for metric in metrics]
+            line.append(" / ".join("-" if row is None else f"{row.mean:.2f}" for row in rows))
         view.add_row(*line)
     return view

@@ -177,7 +177,7 @@ def _tile(name: str, buildings: int) -> tuple[Scene, Grid]:
         low, high = np.array([west, south]) - _MARGIN_M, np.array([east, north]) + _MARGIN_M
         return abs(int(np.sum(np.all((centres >= low) & (centres <= high), axis=1))) - buildings)
 
-    return scene, min(tiles(scene, size_m=_SIDE), key=gap)
+    return scene, min(tiles(scene, size_m=float(_SIDE)), key=gap)
 
 
 def _speed_of(
