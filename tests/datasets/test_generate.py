@@ -13,9 +13,8 @@ from hertzmap.core.grid import Grid
 from hertzmap.core.units import GreyScale
 from hertzmap.datasets import splits
 from hertzmap.datasets.generate import GenerateConfig, generate, plan, read_shard
-from hertzmap.datasets.remote import BUNDLED, ENVIRONMENT_VARIABLE, data_root
+from hertzmap.datasets.remote import BUNDLED, ENVIRONMENT_VARIABLE
 from hertzmap.datasets.splits import HELD_OUT, TEST, VALIDATION, Site
-from hertzmap.scenes.frame import to_lonlat
 from hertzmap.scenes.raster import rasterize
 from hertzmap.scenes.synthetic import city
 
@@ -243,33 +242,3 @@ def test_the_bundled_data_cannot_train(monkeypatch):
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(BUNDLED))
     with pytest.raises(DataError, match="no training extract is at hand"):
         plan(GenerateConfig())
-
-
-def _metres(lonlat, lon, lat):
-    """Places near (lon, lat) on a plane [m]."""
-    north = 111_320.0 * (lonlat[:, 1] - lat)
-    return np.stack([111_320.0 * np.cos(np.radians(lat)) * (lonlat[:, 0] - lon), north], axis=-1)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(data_root() == BUNDLED, reason="needs the full data folder")
-def test_the_training_tiles_are_many_distinct_and_far_from_held_out_cities():
-    sites = list(splits.training_sites())
-    assert len(sites) >= 700
-    assert len({(site.extract, site.grid.origin_m) for site in sites}) == len(sites)
-    held_out = []
-    for name in HELD_OUT:
-        scene = splits.load_extract(name)
-        west, south, east, north = scene.bounds_m
-        ring = np.array([[west, south], [east, south], [east, north], [west, north]])
-        held_out.append(to_lonlat(scene, ring))
-    for site in sites:
-        assert site.extract not in HELD_OUT
-        west, south, east, north = site.grid.bounds_m
-        corners = np.array([[west, south], [east, south], [east, north], [west, north]])
-        tile = to_lonlat(splits.load_extract(site.extract), corners)
-        for ring in held_out:
-            lon, lat = ring.mean(axis=0)
-            box, own = _metres(ring, lon, lat), _metres(tile, lon, lat)
-            gap = np.maximum(box.min(axis=0) - own.max(axis=0), own.min(axis=0) - box.max(axis=0))
-            assert np.hypot(*np.maximum(gap, 0.0)) > 0.98 * splits.BUFFER_M, site
