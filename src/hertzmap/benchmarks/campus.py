@@ -34,7 +34,7 @@ from hertzmap.metrics.maps import score_points
 
 logger = logging.getLogger(__name__)
 
-METHODS = ("kriging:tuned", "kriging:as_published", "nearest:default")
+METHODS = ("kriging:tuned", "kriging:path_loss", "kriging:as_published", "nearest:default")
 """Methods that run without weights."""
 BASELINE = "kriging:tuned"
 """What the others are compared with."""

@@ -416,17 +416,26 @@ class GaussianProcess:
         return np.maximum(variance, 0.0) + hyper.nugget_db2
 
 
-def condition(observations: Observations, hyper: Hyperparameters) -> GaussianProcess:
+def condition(
+    observations: Observations,
+    hyper: Hyperparameters,
+    factor: Float[np.ndarray, "points points"] | None = None,
+) -> GaussianProcess:
     """Condition a Gaussian process on observations, exactly, by a dense Cholesky factor.
 
     With coefficients ``beta ~ N(b, P^-1)``, ``P = 0`` for a flat prior (universal Kriging):
     ``beta = (F'C^-1 F + P)^-1 (F'C^-1 y + P b)``.
 
+    Args:
+        observations: reports.
+        hyper: kernel.
+        factor: what `factorise` gives for them, where it is known already.
+
     Raises:
         ReportsError: if there are fewer than three reports, or the covariance is singular.
     """
     require_enough(len(observations.value_db))
-    factor = factorise(observations, hyper)
+    factor = factorise(observations, hyper) if factor is None else factor
     precision = observations.coefficient_precision
     basis = solve_triangular(factor, observations.basis, lower=True, check_finite=False)
     gap = observations.value_db - observations.basis @ observations.coefficient

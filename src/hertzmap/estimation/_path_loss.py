@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numba import njit
 from scipy.linalg import solve_triangular
 
@@ -69,7 +69,7 @@ class PathLossConfig:
     outside_m: float = 100.0
     """How far off the map a site may be [m]."""
     most_reports: int = 300
-    """Reports used to weigh sites and hyper-parameters, drawn by the seed."""
+    """Reports used to fit hyper-parameters and to choose sites; all of them weigh those."""
     most_sites: int = 32
     """Sites that the answer averages over, at most."""
     least_weight: float = 0.01
@@ -139,13 +139,22 @@ def infer_site(
     evidence = _evidence_of_sites(few, supposed_m, site, config)
     fit = replace(fit, prior=replace(fit.prior, deviation_db=config.deviation_db))
     hyper = seek(few, fit, lambda at: float(np.logaddexp.reduce(evidence(at))))
-    log_weight = evidence(hyper)
+    likely_m = supposed_m[_likely(evidence(hyper), config)]
+    factor = factorise(observations, hyper)
+    processes = [
+        condition(_with_trend(observations, at, site, config), hyper, factor) for at in likely_m
+    ]
+    log_weight = np.array([process.log_evidence for process in processes])
+    kept = _likely(log_weight, config)
+    return SiteBelief(likely_m[kept], log_weight[kept], tuple(processes[k] for k in kept))
+
+
+def _likely(
+    log_weight: Float[np.ndarray, " candidates"], config: PathLossConfig
+) -> Int[np.ndarray, " kept"]:
+    """The sites worth keeping, best first."""
     order = np.argsort(-log_weight, kind="stable")[: config.most_sites]
-    likely = order[log_weight[order] >= log_weight[order[0]] + np.log(config.least_weight)]
-    processes = tuple(
-        condition(_with_trend(observations, supposed_m[k], site, config), hyper) for k in likely
-    )
-    return SiteBelief(supposed_m[likely], log_weight[likely], processes)
+    return order[log_weight[order] >= log_weight[order[0]] + np.log(config.least_weight)]
 
 
 def supposed_sites(site: SceneRaster, config: PathLossConfig) -> Float[np.ndarray, "candidates 2"]:

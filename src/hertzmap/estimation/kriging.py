@@ -52,6 +52,7 @@ class KrigingConfig:
 
 PRESETS: dict[str, KrigingConfig] = {
     "tuned": KrigingConfig(),
+    "path_loss": KrigingConfig(trend="path_loss"),
     "as_published": KrigingConfig(
         length_from="variogram", drift_aware=False, knows_walls=False, clip=False
     ),
@@ -64,6 +65,7 @@ class Kriging(AbstractEstimator):
     """Kriging in decibels: ordinary, with one unknown constant mean, or about an inferred site.
 
     ``tuned`` knows the stated noise and drift of every report, the free mask and the scale.
+    ``path_loss`` is the same about a mean that falls off from an inferred site and behind walls.
     ``as_published`` keeps the weaknesses the paper's figures point to: no nugget, so it passes
     through noisy values, drift ignored, buildings not zeroed.
 
