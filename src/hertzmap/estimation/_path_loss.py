@@ -40,6 +40,8 @@ from hertzmap.estimation._gaussian_process import (
     thin_out,
 )
 
+MOST_WORK = 20_000
+"""Sites times reports, at most, but never under four sites: bounds time where both are many."""
 _CLOUD = 1.2 * np.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]])
 _CLOUD_CORNERS = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
 _REFERENCE_M = 100.0
@@ -139,13 +141,13 @@ def infer_site(
     evidence = _evidence_of_sites(few, supposed_m, site, config)
     fit = replace(fit, prior=replace(fit.prior, deviation_db=config.deviation_db))
     hyper = seek(few, fit, lambda at: float(np.logaddexp.reduce(evidence(at))))
-    likely_m = supposed_m[_likely(evidence(hyper), config)]
+    likely_m = supposed_m[_likely(evidence(hyper), config)[: config.most_sites]]
     factor = factorise(observations, hyper)
     processes = [
         condition(_with_trend(observations, at, site, config), hyper, factor) for at in likely_m
     ]
     log_weight = np.array([process.log_evidence for process in processes])
-    kept = _likely(log_weight, config)
+    kept = _likely(log_weight, config)[: max(4, MOST_WORK // len(factor))]
     return SiteBelief(likely_m[kept], log_weight[kept], tuple(processes[k] for k in kept))
 
 
@@ -153,7 +155,7 @@ def _likely(
     log_weight: Float[np.ndarray, " candidates"], config: PathLossConfig
 ) -> Int[np.ndarray, " kept"]:
     """The sites worth keeping, best first."""
-    order = np.argsort(-log_weight, kind="stable")[: config.most_sites]
+    order = np.argsort(-log_weight, kind="stable")
     return order[log_weight[order] >= log_weight[order[0]] + np.log(config.least_weight)]
 
 
