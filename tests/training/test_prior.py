@@ -92,6 +92,41 @@ def test_the_eight_symmetries_move_maps_and_planes_together(maps):
     assert len(seen) == 8
 
 
+def test_what_the_global_unknowns_explain_costs_nothing(maps):
+    index, symmetry = np.array([0, 3, 3]), np.array([0, 2, 5])
+    made = maps.batch(index, symmetry, np.zeros(3, dtype=bool))
+    terms = maps.terms(index, symmetry)
+    mean = 0.1 * torch.randn(made["clean"].shape, generator=torch.Generator().manual_seed(0))
+    free = made["weight"]
+    left = prior.projected_loss(made["clean"], mean, free, terms)
+    full = (free * (made["clean"] - mean) ** 2).flatten(1).sum(1) / free.flatten(1).sum(1)
+    assert (left < full).all()
+    coefficient = torch.linspace(-0.2, 0.2, terms.shape[1])
+    moved = mean + torch.einsum("t,strc->src", coefficient, terms)[:, None]
+    again = prior.projected_loss(made["clean"], moved, free, terms)
+    torch.testing.assert_close(again, left, rtol=0.05, atol=1e-3)
+
+
+def test_the_gradient_of_the_projected_loss_is_that_of_its_minimum(maps):
+    made = maps.batch(np.array([1]), np.array([4]), np.zeros(1, dtype=bool))
+    terms, free = maps.terms(np.array([1]), np.array([4])).double(), made["weight"].double()
+    clean = made["clean"].double()
+    mean = torch.zeros_like(clean, requires_grad=True)
+    prior.projected_loss(clean, mean, free, terms).sum().backward()
+    step = 1e-4 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1)).double()
+    fields, count = (free * terms).flatten(2)[0], free.sum()
+
+    def minimum(at):
+        left = (free * (clean - at)).flatten()
+        normal = fields @ fields.T / count + prior.RIDGE * torch.eye(len(fields)).double()
+        right = fields @ left / count
+        return left @ left / count - right @ torch.linalg.solve(normal, right)
+
+    told = float((mean.grad * step).sum())
+    seen = float(minimum(step) - minimum(-step)) / 2.0
+    assert abs(told - seen) <= 1e-6 * abs(seen) + 1e-12
+
+
 def test_without_a_transmitter_only_buildings_are_told(maps):
     made = batch(maps, [1, 1], [0, 0], [True, False])
     planes = made["planes"]

@@ -20,7 +20,7 @@ from typing import final
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from hertzmap.core.errors import DataError, HertzmapError
+from hertzmap.core.errors import ConfigError, DataError, HertzmapError
 from hertzmap.core.grid import Grid
 from hertzmap.core.seeds import generator
 from hertzmap.core.types import Scene, SceneRaster, Transmitter
@@ -112,18 +112,28 @@ def plan(config: GenerateConfig) -> list[ShardPlan]:
 
 
 def _remembered_plan(config: GenerateConfig, path: Path) -> list[ShardPlan]:
-    """The plan, from its file if that belongs to this config: listing tiles reads every extract."""
+    """The plan, from its file if there is one: listing tiles reads every extract.
+
+    Raises:
+        ConfigError: if the folder holds the maps of another config.
+    """
     if path.exists():
         stored = json.loads(path.read_text())
-        if stored["config"] == asdict(config):
-            return [
-                ShardPlan(
-                    item["extract"],
-                    item["number"],
-                    Grid(**{**item["grid"], "origin_m": tuple(item["grid"]["origin_m"])}),
-                )
-                for item in stored["shards"]
-            ]
+        if stored["config"] != asdict(config):
+            other = sorted(k for k, v in asdict(config).items() if stored["config"].get(k) != v)
+            msg = (
+                f"{path.parent} holds maps made with other settings ({', '.join(other)}); "
+                "choose another folder or delete this one"
+            )
+            raise ConfigError(msg)
+        return [
+            ShardPlan(
+                item["extract"],
+                item["number"],
+                Grid(**{**item["grid"], "origin_m": tuple(item["grid"]["origin_m"])}),
+            )
+            for item in stored["shards"]
+        ]
     plans = plan(config)
     partial = path.with_suffix(".part")
     partial.write_text(
@@ -183,7 +193,7 @@ def make(shard: ShardPlan, scene: Scene, config: GenerateConfig, folder: Path) -
     part = window(scene, shard.grid, config.margin_m)
     site = rasterize(part, shard.grid)
     environment = Environment.prepare(part, shard.grid, margin_m=config.margin_m)
-    code = int.from_bytes(shard.extract.encode()[:8], "big") % (2**31)
+    code = zlib.crc32(shard.extract.encode())
     drawn = [
         _draw_map(environment, site, config, (code, shard.number, k))
         for k in range(config.transmitters)
@@ -219,6 +229,7 @@ def generate(config: GenerateConfig, folder: Path, *, workers: int = 2) -> Itera
     """Make all missing shards, extract by extract; yields each shard's name when it is there.
 
     Raises:
+        ConfigError: if the folder holds the maps of another config.
         DataError: if the data folder has no extract of the split.
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,10 +8,12 @@
 
 import json
 import shutil
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import final
 
@@ -31,6 +33,9 @@ from hertzmap.scenes.wayfinding import transmitter_planes
 from hertzmap.training.checkpoint import export
 from hertzmap.training.loop import Batch, LoopConfig, train
 
+RIDGE = 1e-3
+"""Ridge on the coefficients of the global unknowns."""
+
 
 @final
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class PriorConfig:
 
     network: UNetConfig = UNetConfig()
     """Layout of the denoiser."""
-    loop: LoopConfig = LoopConfig(steps=3500, rate=1.2e-3, decay=1000)
+    loop: LoopConfig = LoopConfig(steps=6500, rate=1.2e-3, decay=1500)
     """Length and rates of stages 1 and 2 together."""
     backbone_steps: int = 750
     """Steps of stage 1."""
@@ -47,6 +52,10 @@ class PriorConfig:
     """Steps of stage 3."""
     agnostic_share: float = 0.3
     """Stage 2: share of samples whose transmitter planes are replaced by the building mask."""
+    mean_share: float = 0.25
+    """Share of samples at pure noise with the transmitter given, for `projected_loss`."""
+    mean_weight: float = 4.0
+    """Weight of `projected_loss` on those samples."""
     shift: float = 3.0
     """Noise levels of training: tan(phi) = shift tan(pi t / 2), t uniform."""
     training: GenerateConfig = GenerateConfig()
@@ -66,8 +75,11 @@ class MapSet:
         self.spacing_m = np.array([shard.grid.spacing_m for shard in shards])
         self.tile = np.repeat(np.arange(len(shards)), [len(s.grey) for s in shards])
         self.grey = np.concatenate([shard.grey for shard in shards])
+        self.grids = [shard.grid for shard in shards]
+        self.place_m = np.concatenate([shard.place_m for shard in shards])
         jobs = [(s, place) for s in shards for place in s.place_m]
-        cache = folder / f"planes-{len(jobs)}.npy"
+        key = zlib.crc32(self.free.tobytes() + self.place_m.tobytes())
+        cache = folder / f"planes-{len(jobs)}-{key:08x}.npy"
         if cache.exists():
             self.planes = np.load(cache)
             return
@@ -81,7 +93,10 @@ class MapSet:
         with ThreadPoolExecutor(workers) as pool:
             for index, planes in enumerate(pool.map(work, jobs)):
                 self.planes[index] = planes
-        np.save(cache, self.planes)
+        unfinished = cache.with_suffix(".part")
+        with unfinished.open("wb") as file:
+            np.save(file, self.planes)
+        unfinished.replace(cache)
 
     def __len__(self) -> int:
         return len(self.grey)
@@ -105,19 +120,35 @@ class MapSet:
             ),
         }
 
+    def terms(self, index: np.ndarray, symmetry: np.ndarray) -> Tensor:
+        """Fields of the global unknowns (samples terms rows cols), turned as in `batch`."""
+        fields = []
+        for i, s in zip(index, symmetry, strict=True):
+            place = (float(self.place_m[i][0]), float(self.place_m[i][1]))
+            found = basis(self.planes[i] / np.float32(255.0), self.grids[self.tile[i]], place)
+            found = np.rot90(found, s % 4, axes=(1, 2))
+            fields.append(found[:, :, ::-1] if s >= 4 else found)
+        shape = (0, len(TERMS), *self.grey.shape[1:])
+        stacked = np.stack(fields) if fields else np.zeros(shape, dtype=np.float32)
+        return torch.from_numpy(stacked)
+
 
 def _draw(
     maps: MapSet, config: PriorConfig, agnostic_share: float
 ) -> Callable[[np.random.Generator, int], Batch]:
     def draw(rng: np.random.Generator, _step: int) -> Batch:
         count = config.loop.batch
-        agnostic = rng.random(count) < agnostic_share
-        batch = maps.batch(
-            rng.integers(len(maps), size=count), rng.integers(8, size=count), agnostic
+        index, symmetry = rng.integers(len(maps), size=count), rng.integers(8, size=count)
+        pure = round(config.mean_share * count) if agnostic_share < 1.0 else 0
+        agnostic = (rng.random(count) < agnostic_share) & (np.arange(count) >= pure)
+        batch = maps.batch(index, symmetry, agnostic)
+        rest = count - pure
+        time = np.ones(count)
+        time[pure:] = ((np.arange(rest) + rng.random(rest)) / rest)[rng.permutation(rest)]
+        batch["angle"] = shifted_angle(
+            torch.from_numpy(np.clip(time, 0.02, 1.0)).float(), config.shift
         )
-        time = (np.arange(count) + rng.random(count)) / count
-        angle = shifted_angle(torch.from_numpy(np.clip(time, 0.02, 1.0)).float(), config.shift)
-        batch["angle"] = angle[torch.from_numpy(rng.permutation(count))]
+        batch["terms"] = maps.terms(index[:pure], symmetry[:pure])
         noise = rng.standard_normal(batch["clean"].shape, dtype=np.float32)
         batch["noise"] = torch.from_numpy(noise)
         return batch
@@ -125,13 +156,48 @@ def _draw(
     return draw
 
 
-def _loss(network: nn.Module, batch: Batch) -> Tensor:
-    def denoiser(state: Tensor, angle: Tensor) -> Tensor:
-        return network(state, angle, batch["planes"], batch["scalars"])
+def projected_loss(clean: Tensor, mean: Tensor, free: Tensor, terms: Tensor) -> Tensor:
+    """Squared error of mean maps once their global unknowns are fitted, per sample.
 
-    return denoising_loss(
+    At pure noise the transmitter's power, exponents and pattern are unknown, and their scatter
+    drowns what the network can know: the shape of the field behind the buildings. The search
+    estimates those few unknowns from reports (`_transmitter_search.basis`), so the network need
+    not guess them. The fitted part is held constant: its derivative vanishes at the optimum.
+
+    Args:
+        clean: maps u (samples, 1, rows, cols).
+        mean: the network's answers, like `clean`.
+        free: 1 on free cells, like `clean`.
+        terms: fields (samples, terms, rows, cols).
+    """
+    residual = (free * (clean - mean)).flatten(1)
+    count = free.flatten(1).sum(1).clamp_min(1.0)
+    fields = (free * terms).flatten(2)
+    with torch.no_grad():
+        normal = fields @ fields.mT / count[:, None, None]
+        normal = normal + RIDGE * torch.eye(normal.shape[1], dtype=normal.dtype)
+        right = (fields @ residual[..., None]) / count[:, None, None]
+        fitted = (fields.mT @ torch.linalg.solve(normal, right))[..., 0]
+    return (residual - fitted).square().sum(1) / count
+
+
+def _loss(network: nn.Module, batch: Batch, weight: float = 0.0) -> Tensor:
+    estimates = []
+
+    def denoiser(state: Tensor, angle: Tensor) -> Tensor:
+        estimates.append(network(state, angle, batch["planes"], batch["scalars"]))
+        return estimates[0]
+
+    loss = denoising_loss(
         denoiser, batch["clean"], batch["noise"], batch["angle"], batch["weight"]
     ).mean()
+    pure = len(batch["terms"]) if "terms" in batch else 0
+    if weight == 0.0 or pure == 0:
+        return loss
+    left = projected_loss(
+        batch["clean"][:pure], estimates[0][:pure], batch["weight"][:pure], batch["terms"]
+    )
+    return loss + weight * left.sum() / len(batch["clean"])
 
 
 def _validator(maps: MapSet, config: PriorConfig) -> Callable[[nn.Module], dict[str, float]]:
@@ -139,6 +205,7 @@ def _validator(maps: MapSet, config: PriorConfig) -> Callable[[nn.Module], dict[
     rng = np.random.default_rng(0)
     index = rng.permutation(len(maps))[:32]
     groups = np.array_split(index, 2)
+    fields = [maps.terms(group, np.zeros(len(group), dtype=int)) for group in groups]
     noises = [
         torch.from_numpy(rng.standard_normal((len(g), 1, 256, 256), dtype=np.float32))
         for g in groups
@@ -150,7 +217,7 @@ def _validator(maps: MapSet, config: PriorConfig) -> Callable[[nn.Module], dict[
         network.eval()
         figures: dict[str, list[float]] = {}
         for mode, agnostic in (("tx", False), ("agnostic", True)):
-            for group, noise, time in zip(groups, noises, times, strict=True):
+            for group, noise, time, terms in zip(groups, noises, times, fields, strict=True):
                 flags = np.full(len(group), agnostic)
                 batch = maps.batch(group, np.zeros(len(group), dtype=int), flags)
                 batch |= {"noise": noise, "angle": shifted_angle(time, config.shift)}
@@ -161,6 +228,12 @@ def _validator(maps: MapSet, config: PriorConfig) -> Callable[[nn.Module], dict[
                 mse = error.flatten(1).sum(1) / batch["weight"].flatten(1).sum(1)
                 figures.setdefault(f"mean_psnr_{mode}", []).extend(
                     (-10.0 * torch.log10(mse)).tolist()
+                )
+                if agnostic:
+                    continue
+                left = projected_loss(batch["clean"], mean, batch["weight"], terms)
+                figures.setdefault("shape_psnr_tx", []).extend(
+                    (-10.0 * torch.log10(0.25 * left)).tolist()
                 )
         return {name: float(np.mean(values)) for name, values in figures.items()}
 
@@ -192,7 +265,7 @@ def fit_term_prior(
             mean = 0.5 * (clean[0, 0].numpy() + 1.0)
             residual = (shard.grey[k] / 255.0 - mean)[shard.free]
             terms = basis(planes, shard.grid, place)[:, shard.free]
-            normal = terms @ terms.T / len(residual) + 1e-3 * np.eye(len(TERMS))
+            normal = terms @ terms.T / len(residual) + RIDGE * np.eye(len(TERMS))
             coefficients.append(np.linalg.solve(normal, terms @ residual / len(residual)))
     found = np.array(coefficients)
     return TermPrior(found.mean(axis=0), np.cov(found.T))
@@ -255,7 +328,7 @@ def run(
         train(
             network,
             average,
-            _loss,
+            partial(_loss, weight=config.mean_weight),
             draw,
             validate,
             loop,
