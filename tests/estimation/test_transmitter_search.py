@@ -14,6 +14,7 @@ from hertzmap.estimation._transmitter_search import (
     TermPrior,
     TransmitterSearch,
     basis,
+    free_cells,
     lattice,
     linear_evidence,
 )
@@ -171,10 +172,11 @@ def test_regions_of_the_posterior_cover_as_often_as_they_say():
     search = searcher(np.zeros(25), np.full(25, 0.1), model_std=0.0)
     planes = np.stack([transmitter_planes(FREE, GRID, (p[0], p[1])) for p in places])
     mean = search.mean_maps(site, planes).reshape(len(places), -1)[:, cell].astype(float)
+    seen_m = GRID.centres_m().reshape(-1, 2)[cell]
     terms = np.stack(
         [
-            basis(stack, GRID, (p[0], p[1])).reshape(COUNT, -1)[:, cell].T
-            for stack, p in zip(planes, places, strict=True)
+            basis(stack.reshape(4, -1)[:, cell], seen_m - p, level).T
+            for stack, p, level in zip(planes, places, mean, strict=True)
         ]
     ).astype(float)
     trials, covered = 150, 0
@@ -212,7 +214,7 @@ def test_an_unknown_link_budget_widens_the_offset_alone():
 def test_terms_turn_with_the_compass():
     place = tuple(GRID.centres_m()[10, 10])
     planes = transmitter_planes(FREE, GRID, (float(place[0]), float(place[1])))
-    terms = basis(planes, GRID, (float(place[0]), float(place[1])))
+    terms = basis(planes, GRID.centres_m() - place, known_map((float(place[0]), float(place[1]))))
     assert terms.shape == (COUNT, *GRID.shape)
     np.testing.assert_array_equal(terms[TERMS.index("offset")], 1.0)
     east, north = terms[TERMS.index("cosine")], terms[TERMS.index("sine")]
@@ -242,3 +244,13 @@ def test_candidates_can_be_kept_out_of_buildings():
     cell = GRID.cell(places)
     assert FREE[cell[:, 0], cell[:, 1]].all()
     assert len(places) < len(lattice(GRID, 4.0, 0.0))
+
+
+def test_a_place_in_a_wall_is_read_at_the_nearest_free_cell():
+    centres = GRID.centres_m()
+    places = np.array([centres[13, 18], centres[5, 5], centres[0, 0] - 50.0])
+    cell = free_cells(GRID, FREE, places)
+    assert FREE.ravel()[cell].all()
+    assert cell[0] == 11 * GRID.cols + 18
+    assert cell[1] == 5 * GRID.cols + 5
+    assert cell[2] == 0

@@ -282,6 +282,7 @@ def train(
     """Train the diffusion prior; a run that was stopped goes on where it was."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from hertzmap.apps import jobs, plots
     from hertzmap.training import prior
 
     stages = ("backbone", "prior", "paper")
@@ -306,7 +307,11 @@ def train(
             bar.update(tasks[name], completed=step, total=steps or None, figures=text)
 
         folder = prior.run(out, stages=tuple(stage or stages), progress=show)
-    _CONSOLE.print(f"trained states are in {folder}")
+    for path in prior.release(folder, folder / "weights"):
+        _CONSOLE.print(f"weights: {path}, with their card beside them")
+        picture = folder / f"{path.stem}.png"
+        plots.save(jobs.prior_picture(path, folder / "validation"), picture)
+        _CONSOLE.print(f"what they make of the validation cities: {picture}")
 
 
 @bench.command("maps")

@@ -18,7 +18,7 @@ from hertzmap.apps.report import Page
 from hertzmap.benchmarks import methods as method_tools
 from hertzmap.benchmarks import worlds
 from hertzmap.benchmarks.worlds import World, WorldKey
-from hertzmap.core.errors import ConfigError, ReportsError
+from hertzmap.core.errors import ConfigError, DataError, ReportsError
 from hertzmap.core.grid import Grid
 from hertzmap.core.kpi import PowerBudget
 from hertzmap.core.posteriors import MapPosterior
@@ -497,3 +497,34 @@ def scored(posterior: MapPosterior, world: World, reference_dbm: float) -> dict[
 
 def _named(files: Mapping[str, Path]) -> dict[str, str]:
     return {name: str(path) for name, path in files.items()}
+
+
+def prior_picture(weights: Path, maps: Path, count: int = 4) -> plots.Figure:
+    """Draw what a diffusion prior makes of maps of a folder, and its loss over training.
+
+    Args:
+        weights: ``.safetensors`` with the card beside it.
+        maps: folder of shards, of cities it was not trained on.
+        count: maps, of different cities.
+
+    Raises:
+        DataError: if weights, card or maps are missing or damaged.
+    """
+    from hertzmap.training.checkpoint import load_network
+    from hertzmap.training.prior import examples
+
+    found = examples(load_network(weights), maps, count)
+    if not found:
+        msg = f"no maps in {maps}; make them by `hertzmap train`"
+        raise DataError(msg)
+    card = json.loads(weights.with_suffix(".json").read_text())
+    rows = [
+        {
+            "map": one.truth,
+            "conditional mean": one.mean,
+            "with global unknowns fitted": one.fitted,
+            "a draw of the prior": one.sample,
+        }
+        for one in found
+    ]
+    return plots.prior_figure(rows, [one.free for one in found], card["loss_curve"])

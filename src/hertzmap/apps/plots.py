@@ -270,6 +270,40 @@ def error_figure(
     return figure
 
 
+def prior_figure(
+    rows: Sequence[Mapping[str, Float[np.ndarray, "rows cols"]]],
+    free: Sequence[Bool[np.ndarray, "rows cols"]],
+    curve: Sequence[tuple[float, float]],
+) -> Figure:
+    """What a diffusion prior has learned: maps by rows, and its loss over training.
+
+    Args:
+        rows: titled maps [grey], the same titles in every row.
+        free: outdoor mask of each row.
+        curve: (step, loss).
+    """
+    titles = list(rows[0])
+    figure = _figure(WIDTH_IN, 2.7 * len(rows) + 2.4)
+    grid = figure.add_gridspec(len(rows) + 1, len(titles))
+    for r, (row, mask) in enumerate(zip(rows, free, strict=True)):
+        for c, title in enumerate(titles):
+            axes = figure.add_subplot(grid[r, c])
+            shown = np.where(mask, np.clip(row[title], 0.0, 1.0), np.nan)
+            axes.set_facecolor(BUILDING)
+            axes.imshow(shown, cmap="viridis", vmin=0.0, vmax=1.0, origin="lower")
+            axes.set_xticks([])
+            axes.set_yticks([])
+            if r == 0:
+                axes.set_title(title, **_title())
+    axes = figure.add_subplot(grid[len(rows), :])
+    step, loss = np.array(curve).T
+    axes.semilogy(step, loss, color=METHOD_COLOURS[0])
+    axes.set_xlabel("training step")
+    axes.set_ylabel("loss")
+    _quieten(axes)
+    return figure
+
+
 def picture(figure: Figure, form: Literal["png", "webp"] = "png", *, dpi: int = DPI) -> bytes:
     """The figure as an encoded picture."""
     FigureCanvasAgg(figure)

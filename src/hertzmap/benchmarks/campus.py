@@ -34,8 +34,14 @@ from hertzmap.metrics.maps import score_points
 
 logger = logging.getLogger(__name__)
 
-METHODS = ("kriging:tuned", "kriging:path_loss", "kriging:as_published", "nearest:default")
-"""Methods that run without weights."""
+METHODS = (
+    "radiodiff_inv2:quick",
+    "kriging:tuned",
+    "kriging:path_loss",
+    "kriging:as_published",
+    "nearest:default",
+)
+"""Methods that are compared."""
 BASELINE = "kriging:tuned"
 """What the others are compared with."""
 FEWEST_PLACES = 3
@@ -104,7 +110,7 @@ def run(
 
     Args:
         out: folder of the result file and of the log.
-        methods: methods as ``name:preset[:option=value,...]``; Kriging and nearest by default.
+        methods: methods as ``name:preset[:option=value,...]``; `METHODS` by default.
         repeats: random splits for each share and radio cell.
         cells: radio cells with most reports.
 

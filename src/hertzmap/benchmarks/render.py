@@ -228,7 +228,42 @@ def _radiomapseer(folder: Path) -> str:
     return _markdown(head, rows) + "\n\n" + _note(newest)
 
 
+def _campus(folder: Path) -> str:
+    """Leave-places-out on the measured campus: a row for each share known and method."""
+    found = _read(folder, "campus/rsrp")
+    if found is None:
+        return _NOT_RUN
+    baseline = found.differences[0].against if found.differences else ""
+    metrics = ("rmse_db", "rmse_place_db", "crps_db", "coverage90", "seconds")
+    rows = []
+    for share in found.header["settings"]["shares"]:
+        at = f"@{round(100 * share)}"
+        for method in found.methods():
+            values = [found.row(method, metric + at) for metric in metrics]
+            if values[0] is None:
+                continue
+            shown = [
+                _EMPTY if row is None else f"{row.mean:.{digits}f}"
+                for row, digits in zip(values, (2, 2, 2, 2, 1), strict=True)
+            ]
+            gap = _difference(found, method, baseline, f"rmse_db{at}")
+            rows.append([f"{round(100 * share)} %", method_title(method), *shown[:1], gap])
+            rows[-1] += shown[1:]
+    head = [
+        "places known",
+        "method",
+        "RMSE over reports [dB]",
+        f"against {method_title(baseline)}, 95 % interval",
+        "RMSE over places [dB]",
+        "CRPS [dB]",
+        "coverage of 90 %",
+        "time [s]",
+    ]
+    return _markdown(head, rows) + "\n\n" + _note(found)
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
+    "campus-rsrp": _campus,
     "maps-default": _default,
     "maps-psnr": _record("psnr_db"),
     "maps-ssim": _record("ssim"),

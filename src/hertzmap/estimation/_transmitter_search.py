@@ -10,16 +10,38 @@ from typing import final
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from hertzmap.core.grid import Grid
 from hertzmap.diffusion.denoisers import MapUNet
 from hertzmap.scenes.wayfinding import transmitter_planes
 
-TERMS = ("offset", "slope", "shadow", "shadow_slope", "detour", "wall", "cosine", "sine")
+TERMS = (
+    "offset",
+    "slope",
+    "shadow",
+    "shadow_slope",
+    "detour",
+    "wall",
+    "cosine",
+    "sine",
+    "level",
+    "level_square",
+    "shadow_level",
+    "level_cube",
+    "slope_square",
+    "slope_detour",
+    "shadow_detour",
+    "detour_square",
+    "wall_square",
+    "wall_slope",
+    "wall_detour",
+)
 """What the mean map leaves open: link budget, exponents in and out of sight, losses of bends and
-walls (eq. 16-17), and a first harmonic of the antenna's azimuth."""
+walls (eq. 16-17), a first harmonic of the antenna's azimuth, how strongly and how unevenly the
+mean map's own contrast shows, and second orders of distance, detour and wall."""
 
 
 @final
@@ -36,23 +58,42 @@ class Evidence:
 
 
 def basis(
-    planes: Float[np.ndarray, "planes rows cols"], grid: Grid, place_m: tuple[float, float]
-) -> Float[np.ndarray, "terms rows cols"]:
-    """Fields that the global unknowns multiply: eq. 16's terms around the mean map."""
-    centre = grid.centres_m() - np.asarray(place_m)
-    azimuth = np.arctan2(centre[..., 1], centre[..., 0])
+    planes: Float[np.ndarray, "planes *places"],
+    offset_m: Float[np.ndarray, "*places 2"],
+    mean: Float[np.ndarray, "*places"],
+) -> Float[np.ndarray, "terms *places"]:
+    """Fields that the global unknowns multiply, at any set of places.
+
+    Args:
+        planes: of the supposed transmitter, see `scenes.wayfinding.transmitter_planes`.
+        offset_m: each place minus the transmitter's (east, north) [m].
+        mean: conditional mean map there [grey].
+    """
+    length_m = np.maximum(np.hypot(offset_m[..., 0], offset_m[..., 1]), 1e-9)
     distance, detour, sight, wall = planes
-    shadow, slope = 1.0 - sight, 3.0 * (distance - 0.6)
+    detour = 2.0 * detour
+    shadow, slope, level = 1.0 - sight, 3.0 * (distance - 0.6), 2.0 * (mean - 0.4)
     return np.stack(
         [
             np.ones_like(distance),
             slope,
             shadow,
             shadow * slope,
-            2.0 * detour,
+            detour,
             wall * shadow,
-            np.cos(azimuth),
-            np.sin(azimuth),
+            offset_m[..., 0] / length_m,
+            offset_m[..., 1] / length_m,
+            level,
+            level**2,
+            shadow * level,
+            level**3,
+            slope**2,
+            slope * detour,
+            shadow * detour,
+            detour**2,
+            wall**2,
+            wall * slope,
+            wall * detour,
         ]
     ).astype(np.float32)
 
@@ -109,11 +150,23 @@ class SearchSite:
     free: Bool[np.ndarray, "rows cols"]
     """Outdoor mask."""
     cell: np.ndarray
-    """Flat index of the cell of each report, shape (points,)."""
+    """Flat index of the free cell of each report, shape (points,), see `free_cells`."""
+
+
+def free_cells(
+    grid: Grid, free: Bool[np.ndarray, "rows cols"], place_m: Float[np.ndarray, "points 2"]
+) -> Int[np.ndarray, " points"]:
+    """Flat index of the free cell nearest to each place: in walls a map means nothing."""
+    cell = np.clip(grid.cell(place_m), 0, np.array(grid.shape) - 1)
+    if free.any():
+        nearest = np.empty((2, *grid.shape), dtype=np.int32)
+        distance_transform_edt(~free, return_distances=False, return_indices=True, indices=nearest)
+        cell = nearest[:, cell[:, 0], cell[:, 1]].T
+    return cell[:, 0] * grid.cols + cell[:, 1]
 
 
 class TransmitterSearch:
-    """Scores supposed transmitters of one set of reports; results are remembered per place."""
+    """Scores supposed transmitters of one set of reports."""
 
     def __init__(
         self,
@@ -154,15 +207,17 @@ class TransmitterSearch:
     ) -> list[Evidence]:
         """Evidence of each supposed place."""
         found = []
+        seen_m = site.grid.centres_m().reshape(-1, 2)[site.cell]
         for start in range(0, len(places_m), batch):
             chosen = [(float(p[0]), float(p[1])) for p in places_m[start : start + batch]]
             planes = np.stack([transmitter_planes(site.free, site.grid, p) for p in chosen])
             maps = self.mean_maps(site, planes)
             for place, stack, mean in zip(chosen, planes, maps, strict=True):
-                terms = basis(stack, site.grid, place).reshape(len(TERMS), -1)[:, site.cell].T
-                residual = self.grey - mean.reshape(-1)[site.cell]
+                seen = mean.reshape(-1)[site.cell]
+                planes_seen = stack.reshape(len(stack), -1)[:, site.cell]
+                terms = basis(planes_seen, seen_m - np.asarray(place), seen)
                 value, coefficient = linear_evidence(
-                    residual, self.variance, terms, self.prior, self.temperature
+                    self.grey - seen, self.variance, terms.T, self.prior, self.temperature
                 )
                 found.append(Evidence(place, value, coefficient))
         return found

@@ -33,6 +33,7 @@ from hertzmap.estimation._transmitter_search import (
     TermPrior,
     TransmitterSearch,
     basis,
+    free_cells,
     lattice,
 )
 from hertzmap.estimation.base import AbstractEstimator
@@ -64,6 +65,14 @@ class RadioDiffInv2Config:
     """Where the ODE's steps lie, see `diffusion.process.shifted_angle`."""
     starts: int = 2
     """Seeds optimised as one batch, each with its own supposed transmitter."""
+    places: int = 4
+    """Supposed transmitters whose conditional means are averaged; at least `starts`."""
+    evidence_temperature: float = 1.0
+    """Tempering of the evidence by which conditional means share their weight."""
+    inverted_share: float = 0.5
+    """Weight of all inverted maps together, beside the conditional means."""
+    data_temperature: float = 1.0
+    """Tempering of the data term in the inversion, for the same reason as `temperature`."""
     iterations: int = 30
     """Most optimiser steps."""
     rate: float = 0.05
@@ -97,6 +106,29 @@ class RadioDiffInv2Config:
     spread_scale: float = 1.0
     """Factor on the stated spread, set on the validation cities."""
 
+    def __post_init__(self) -> None:
+        least = {"steps": 1, "starts": 1, "iterations": 0, "patience": 1}
+        if self.transmitter == "inferred":
+            least["places"] = self.starts
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                msg = f"RadioDiffInv2Config.{name} is {getattr(self, name)}, below {value}"
+                raise ConfigError(msg)
+        positive = ("rate", "shift", "model_std", "temperature", "coarse_step_m", "spread_scale")
+        for name in (*positive, "evidence_temperature", "data_temperature", "offset_std"):
+            if not 0.0 < getattr(self, name) < math.inf:
+                msg = f"RadioDiffInv2Config.{name} must be above 0, got {getattr(self, name)}"
+                raise ConfigError(msg)
+        if not 0.0 <= self.inverted_share <= 1.0:
+            msg = f"RadioDiffInv2Config.inverted_share is {self.inverted_share}, not in [0, 1]"
+            raise ConfigError(msg)
+
+
+PLAIN_MEAN, PLAIN_STD = 0.4, 0.25
+"""Constant of the plain process [grey]: prior mean and standard deviation."""
+
+NEGLIGIBLE = 7.0
+"""Candidates whose weight is below e^-7 of the best one's are left out."""
 
 PRESETS: dict[str, RadioDiffInv2Config] = {
     "quick": RadioDiffInv2Config(),
@@ -140,16 +172,18 @@ class _Problem:
 @final
 @dataclass(frozen=True)
 class _Start:
-    """A batch of starts: their conditions, seeds and offsets."""
+    """A batch of starts: their conditions, seeds and global unknowns."""
 
     planes: Tensor
     agnostic: Tensor
     seed: Tensor
-    offset: Tensor
+    coefficient: np.ndarray
+    """Where the global unknowns of each start begin, whitened: (starts terms)."""
     guess: np.ndarray
     """Conditional mean maps [grey], global unknowns at their prior mean; none if agnostic."""
     terms: np.ndarray
-    """Fields of the global unknowns, whitened by their prior [grey]: (starts terms rows cols)."""
+    """Fields of the global unknowns, whitened by their prior [grey]: (places terms rows cols).
+    Where the condition is agnostic that is the offset of an unknown link budget, or nothing."""
 
 
 @final
@@ -188,11 +222,11 @@ class RadioDiffInv2(AbstractEstimator):
         self.network.eval().requires_grad_(requires_grad=False)
         problem = self._problem(reports, site)
         start = self._start(problem, seed)
-        maps, offset, objective, trace = self._optimise(problem, start)
+        maps, objective, trace = self._optimise(problem, start)
         reference = reports.reference_dbm
         if reference is None:
             reference = self.config.offset_reference_dbm
-        maps_dbm = reference + self.scale.to_db(maps + offset[:, None, None])
+        maps_dbm = reference + self.scale.to_db(maps)
         log_weight = -(objective - objective.min()) / self.config.temperature
         spread_db = np.full_like(maps_dbm, self.config.model_std * self.scale.span_db)
         if self.config.residual:
@@ -248,36 +282,41 @@ class RadioDiffInv2(AbstractEstimator):
         free = torch.from_numpy(problem.free)[None, None].float().expand(starts, -1, -1, -1)
         if config.transmitter == "agnostic":
             planes = free.expand(-1, 5, -1, -1)
-            offset = torch.zeros(starts)
             agnostic = torch.ones(starts, dtype=torch.bool)
-            return _Start(planes, agnostic, noise, offset, np.empty(0), np.empty(0))
+            count = int(problem.offset_std > 0.0)
+            terms = np.full((starts, count, *problem.grid.shape), problem.offset_std)
+            coefficient = np.zeros((starts, count))
+            return _Start(planes, agnostic, noise, coefficient, np.empty(0), terms)
         search = self._searcher(problem, seed)
         chosen = self._search(problem, search)
-        agnostic = torch.zeros(starts, dtype=torch.bool)
-        stack = np.stack(
-            [transmitter_planes(problem.free, problem.grid, c.place_m) for c in chosen]
+        grid = problem.grid
+        stack = np.stack([transmitter_planes(problem.free, grid, c.place_m) for c in chosen])
+        full = SearchSite(
+            grid, problem.free, free_cells(grid, problem.free, problem.operator.mean_place_m)
         )
-        planes = torch.cat([free, torch.from_numpy(stack)], dim=1)
-        full = SearchSite(problem.grid, problem.free, self._cells(problem.grid, problem))
-        guess = search.mean_maps(full, stack)
-        prior = search.prior
-        outer = problem.offset_std**2 / prior.covariance[0, 0]
-        offset = np.array([outer * (e.coefficient[0] - prior.mean[0]) for e in chosen])
+        guess = search.mean_maps(full, stack).astype(np.float64)
         fields = np.stack(
-            [basis(stack[k], problem.grid, e.place_m) for k, e in enumerate(chosen)]
+            [
+                basis(stack[k], grid.centres_m() - np.asarray(e.place_m), guess[k])
+                for k, e in enumerate(chosen)
+            ]
         ).astype(np.float64)
-        coefficient = np.stack([evidence.coefficient for evidence in chosen])
-        coefficient[:, 0] -= offset
-        first = guess + np.einsum("kt,ktrc->krc", coefficient, fields)
+        prior = search.prior
         guess = guess + np.einsum("t,ktrc->krc", prior.mean, fields)
-        terms = np.einsum("ts,ktrc->ksrc", np.linalg.cholesky(prior.covariance), fields)
+        root = np.linalg.cholesky(prior.covariance)
+        terms = np.einsum("ts,ktrc->ksrc", root, fields)
+        found = np.stack([evidence.coefficient for evidence in chosen[:starts]])
+        coefficient = np.linalg.solve(root, (found - prior.mean).T).T
+        agnostic = torch.zeros(starts, dtype=torch.bool)
+        planes = torch.cat([free, torch.from_numpy(stack[:starts])], dim=1)
         if config.initial == "encoded":
-            clean = torch.from_numpy((2.0 * np.clip(first, 0.0, 1.0) - 1.0) * problem.free)[:, None]
+            clean = (2.0 * np.clip(guess[:starts, None], 0.0, 1.0) - 1.0) * problem.free
             with torch.no_grad():
                 denoiser = self._denoiser(planes, agnostic, problem)
-                encoded = encode(denoiser, clean.float(), angles(config.steps, config.shift))
+                path = angles(config.steps, config.shift)
+                encoded = encode(denoiser, torch.from_numpy(clean).float(), path)
             noise = encoded + config.seed_noise * noise
-        return _Start(planes, agnostic, noise, torch.from_numpy(offset).float(), guess, terms)
+        return _Start(planes, agnostic, noise, coefficient, guess, terms)
 
     def _searcher(self, problem: _Problem, seed: int) -> TransmitterSearch:
         network, prior = self.network, self.term_prior
@@ -295,12 +334,6 @@ class RadioDiffInv2(AbstractEstimator):
             seed=seed,
         )
 
-    def _cells(self, grid: Grid, problem: _Problem) -> np.ndarray:
-        """Cell of the mean possible place of each report."""
-        cell = grid.cell(problem.operator.mean_place_m)
-        cell = np.clip(cell, 0, np.array(grid.shape) - 1)
-        return cell[:, 0] * grid.cols + cell[:, 1]
-
     def _search(self, problem: _Problem, search: TransmitterSearch) -> list[Evidence]:
         """Coarse to fine: the best supposed transmitters, at least 4 cells apart."""
         config = self.config
@@ -311,7 +344,8 @@ class RadioDiffInv2(AbstractEstimator):
             rows, cols = problem.grid.shape
             coarse = Grid(rows // 2, cols // 2, 2.0 * problem.grid.spacing_m, problem.grid.origin_m)
             free = problem.free.reshape(rows // 2, 2, cols // 2, 2).mean(axis=(1, 3)) >= 0.5
-        site = SearchSite(coarse, free, self._cells(coarse, problem))
+        seen_m = problem.operator.mean_place_m
+        site = SearchSite(coarse, free, free_cells(coarse, free, seen_m))
         size = max(problem.grid.rows, problem.grid.cols) * problem.grid.spacing_m / 256.0
         step = config.coarse_step_m * size
         found = search.score(site, lattice(problem.grid, step, config.outside_m * size))
@@ -320,11 +354,13 @@ class RadioDiffInv2(AbstractEstimator):
             best = _distinct(found, 2.0 * step, 4)
             corners = 0.5 * step * np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]])
             if step <= 4.0 * problem.grid.spacing_m:
-                site = SearchSite(problem.grid, problem.free, self._cells(problem.grid, problem))
+                cells = free_cells(problem.grid, problem.free, seen_m)
+                site = SearchSite(problem.grid, problem.free, cells)
                 best = _distinct(search.score(site, np.array([b.place_m for b in best])), 0.0, 4)
             around = np.concatenate([np.asarray(b.place_m) + corners for b in best])
             found = best + search.score(site, around)
-        return _padded(_distinct(found, 4.0 * problem.grid.spacing_m, config.starts), config.starts)
+        most = config.places
+        return _padded(_distinct(found, 4.0 * problem.grid.spacing_m, most), most)
 
     # --- Inversion ------------------------------------------------------------------------
 
@@ -344,24 +380,24 @@ class RadioDiffInv2(AbstractEstimator):
 
         return denoise
 
-    def _optimise(
-        self, problem: _Problem, start: _Start
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Trace]:
-        """Maps [grey], offsets [grey], objective per start, and the curves."""
+    def _optimise(self, problem: _Problem, start: _Start) -> tuple[np.ndarray, np.ndarray, Trace]:
+        """Maps [grey], objective per start, and the curves.
+
+        A map is the decoded seed plus the fields of the global unknowns, both optimised.
+        """
         config = self.config
         denoiser = self._denoiser(start.planes, start.agnostic, problem)
         free = torch.from_numpy(problem.free)
         path = angles(config.steps, config.shift)
         seed = start.seed.clone().requires_grad_(True)
-        offset = start.offset.clone().requires_grad_(problem.offset_std > 0.0)
-        groups = [{"params": [seed], "lr": config.rate}]
-        if offset.requires_grad:
-            groups.append({"params": [offset], "lr": 0.005})
-        optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        fields = torch.from_numpy(start.terms[: config.starts]).float()
+        unknown = torch.from_numpy(start.coefficient).float().requires_grad_()
+        optimiser = torch.optim.Adam([seed, unknown], lr=config.rate, betas=(0.9, 0.99))
 
         def objective() -> tuple[Tensor, Tensor, Tensor]:
             clean = sample(denoiser, seed, path, solver=config.solver, checkpoint=config.checkpoint)
-            maps = (0.5 * (clean[:, 0] + 1.0)) * free
+            maps = 0.5 * (clean[:, 0] + 1.0)
+            maps = (maps + torch.einsum("kt,ktrc->krc", unknown, fields)) * free
             nodes = read_nodes(maps, problem.cell, problem.tap)
             terms = data_term(
                 config.data_term,
@@ -369,28 +405,33 @@ class RadioDiffInv2(AbstractEstimator):
                 problem.omega,
                 problem.report,
                 problem.count,
-                problem.grey - offset[:, None],
+                problem.grey.expand(config.starts, -1),
                 problem.noise,
             )
-            loss = terms.sum(dim=1) + config.prior_weight * self._seed_prior(seed)
-            if problem.offset_std > 0.0:
-                loss = loss + 0.5 * (offset / problem.offset_std) ** 2
-            misfit = self._misfit(problem, nodes.detach(), offset.detach())
+            loss = terms.sum(dim=1) / config.data_temperature
+            loss = loss + config.prior_weight * self._seed_prior(seed)
+            loss = loss + 0.5 * unknown.square().sum(dim=1)
+            misfit = self._misfit(problem, nodes.detach())
             return loss, misfit, maps
 
         losses, misfits = [], []
         stopped = "cap"
         best = torch.full((config.starts,), math.inf)
-        kept, kept_offset = torch.zeros((config.starts, *problem.grid.shape)), offset.detach()
+        kept = torch.zeros((config.starts, *problem.grid.shape))
         for iteration in range(config.iterations + 1):
             optimiser.zero_grad(set_to_none=True)
             loss, misfit, maps = objective()
+            if not bool(torch.isfinite(loss).all()):
+                msg = (
+                    f"the inversion's loss is not a number at iteration {iteration}; check the "
+                    f"reports for extreme values, or lower the step size (rate={config.rate})"
+                )
+                raise ReportsError(msg)
             losses.append(loss.detach().numpy().astype(np.float64))
             misfits.append(misfit.numpy().astype(np.float64))
             better = loss.detach() < best
             best = torch.where(better, loss.detach(), best)
             kept = torch.where(better[:, None, None], maps.detach(), kept)
-            kept_offset = torch.where(better, offset.detach(), kept_offset)
             if self.progress is not None:
                 self.progress(iteration, config.iterations)
             if config.discrepancy and bool((misfit <= 1.0).all()):
@@ -404,7 +445,7 @@ class RadioDiffInv2(AbstractEstimator):
                 optimiser.step()
         values = {"loss": np.stack(losses), "discrepancy": np.stack(misfits)}
         trace = Trace(values, (stopped,) * config.starts)
-        return kept.double().numpy(), kept_offset.double().numpy(), best.double().numpy(), trace
+        return kept.double().numpy(), best.double().numpy(), trace
 
     def _seed_prior(self, seed: Tensor) -> Tensor:
         square = seed.flatten(1).square().sum(dim=1)
@@ -415,14 +456,14 @@ class RadioDiffInv2(AbstractEstimator):
             return 0.5 * square - 0.5 * (dimension - 1) * torch.log(square)
         return 0.0 * square
 
-    def _misfit(self, problem: _Problem, nodes: Tensor, offset: Tensor) -> Tensor:
+    def _misfit(self, problem: _Problem, nodes: Tensor) -> Tensor:
         """Mean of (y - m)^2 / S per start: 1 where the map explains the reports."""
         weighted = nodes * problem.omega
         zero = nodes.new_zeros((len(nodes), problem.count))
         mean = zero.index_add(1, problem.report, weighted)
         square = zero.index_add(1, problem.report, weighted * nodes)
         variance = (square - mean**2).clamp_min(0.0) + problem.noise**2
-        return ((problem.grey - offset[:, None] - mean) ** 2 / variance).mean(dim=1)
+        return ((problem.grey - mean) ** 2 / variance).mean(dim=1)
 
     # --- What the prior leaves ------------------------------------------------------------
 
@@ -437,31 +478,64 @@ class RadioDiffInv2(AbstractEstimator):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Condition a Gaussian process about each map on the reports.
 
-        Candidates are the inverted maps and, where a transmitter was inferred, the conditional
-        means, whose global unknowns are then estimated together with the process. Averaging over
-        them gains what averaging over posterior samples gains. All weigh the same: inverted maps
-        were fitted to the same reports, so their evidence is no fair judge.
+        Three kinds of candidates. (1) The conditional means of the supposed transmitters, whose
+        global unknowns are estimated together with the process. (2) A plain process about a
+        constant, for fields the prior does not know. Both share their weight by evidence.
+        (3) The inverted maps: fitted to the same reports, so their evidence is no fair judge;
+        they weigh `inverted_share` of what the conditional means weigh together with them.
+        Averaging over candidates gains what averaging over posterior samples gains.
 
         Returns:
             Maps [dBm] and deviations [dB] (candidates rows cols) and log weights (candidates,).
         """
-        span = self.scale.span_db
-        none = np.zeros((0, *problem.grid.shape))
-        about = [(one, none) for one in maps_dbm]
-        for guess, terms in zip(start.guess, start.terms, strict=True):
-            about.append((reference + self.scale.to_db(guess), span * terms))
-        hyper = None
-        means, deviations = [], []
-        for mean_dbm, terms in reversed(about):
+        span, shape = self.scale.span_db, problem.grid.shape
+        generator = np.random.default_rng(seed)
+        about = [
+            (reference + self.scale.to_db(guess), span * terms)
+            for guess, terms in zip(start.guess, start.terms, strict=True)
+        ]
+        conditional = len(about)
+        middle_dbm = reference + self.scale.to_db(np.full(shape, PLAIN_MEAN))
+        about.append((middle_dbm, np.full((1, *shape), PLAIN_STD * span)))
+        about += [(one, np.zeros((0, *shape))) for one in maps_dbm]
+        hyper, fitted_for = None, -1
+        processes = []
+        for k, (mean_dbm, terms) in enumerate(about):
             seen = self._observations(problem, mean_dbm, terms, reports)
-            if hyper is None or len(terms) == 0:
-                hyper = fit(seen, FitConfig(most_reports=600), np.random.default_rng(seed))
-            process = condition(seen, hyper)
+            kind = min(max(k - conditional + 1, 0), 2)
+            if hyper is None or kind != fitted_for:
+                hyper, fitted_for = fit(seen, FitConfig(most_reports=600), generator), kind
+            processes.append(condition(seen, hyper))
+        evidence = np.array([process.log_evidence for process in processes])
+        log_weight = self._shares(evidence, conditional)
+        kept = np.flatnonzero(log_weight > log_weight.max() - NEGLIGIBLE)
+        means, deviations = [], []
+        for k in kept:
+            mean_dbm, terms = about[k]
             at_cells = np.ascontiguousarray(np.moveaxis(terms, 0, -1)) if len(terms) else None
-            means.append(mean_dbm + process.mean_db(problem.grid, at_cells))
-            variance = process.variance_db2(problem.grid, at_cells)
+            means.append(mean_dbm + processes[k].mean_db(problem.grid, at_cells))
+            variance = processes[k].variance_db2(problem.grid, at_cells)
             deviations.append(np.sqrt(np.maximum(variance, 0.0)))
-        return np.stack(means), np.stack(deviations), np.zeros(len(means))
+        return np.stack(means), np.stack(deviations), log_weight[kept]
+
+    def _shares(self, evidence: np.ndarray, conditional: int) -> np.ndarray:
+        """Log weights of conditional means, the plain process and inverted maps, in this order."""
+        log_weight = np.empty(len(evidence))
+        supposed, plain = evidence[:conditional], evidence[conditional]
+        own = supposed / self.config.evidence_temperature
+        informed = -np.inf
+        if conditional:
+            own = own - np.logaddexp.reduce(own)
+            informed = np.logaddexp.reduce(supposed) - math.log(conditional)
+        log_plain = plain - np.logaddexp(plain, informed) if conditional else 0.0
+        log_informed = informed - np.logaddexp(plain, informed) if conditional else 0.0
+        share = self.config.inverted_share if conditional else 1.0
+        with np.errstate(divide="ignore"):
+            log_weight[:conditional] = own + np.log(1.0 - share) + log_informed
+            inverted = len(evidence) - conditional - 1
+            log_weight[conditional + 1 :] = np.log(share / inverted) + log_informed
+        log_weight[conditional] = log_plain if conditional else -np.inf
+        return log_weight
 
     def _observations(
         self, problem: _Problem, mean_dbm: np.ndarray, terms: np.ndarray, reports: Reports
@@ -470,7 +544,7 @@ class RadioDiffInv2(AbstractEstimator):
         operator = problem.operator
         reading, variance = operator.moments(mean_dbm)
         count = len(terms)
-        cells = self._cells(problem.grid, problem)
+        cells = free_cells(problem.grid, problem.free, operator.mean_place_m)
         return Observations(
             operator.mean_place_m,
             np.trace(operator.place_cov_m2, axis1=1, axis2=2) / 2.0,

@@ -19,6 +19,7 @@ from typing import final
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -26,13 +27,16 @@ from hertzmap.datasets import splits
 from hertzmap.datasets.generate import GenerateConfig, MapShard, generate, read_shard
 from hertzmap.diffusion.denoisers import MapUNet, UNetConfig
 from hertzmap.diffusion.losses import denoising_loss
-from hertzmap.diffusion.process import shifted_angle
+from hertzmap.diffusion.process import angles, shifted_angle
+from hertzmap.diffusion.samplers import sample
 from hertzmap.estimation._rasters import condition_planes, condition_scalars
 from hertzmap.estimation._transmitter_search import TERMS, TermPrior, basis
 from hertzmap.scenes.wayfinding import transmitter_planes
 from hertzmap.training.checkpoint import export
 from hertzmap.training.loop import Batch, LoopConfig, train
 
+PROJECTED = 8
+"""How many of `TERMS`, the first ones, `projected_loss` fits: those of eq. 16 and the pattern."""
 RIDGE = 1e-3
 """Ridge on the coefficients of the global unknowns."""
 
@@ -44,7 +48,7 @@ class PriorConfig:
 
     network: UNetConfig = UNetConfig()
     """Layout of the denoiser."""
-    loop: LoopConfig = LoopConfig(steps=6500, rate=1.2e-3, decay=1500)
+    loop: LoopConfig = LoopConfig(steps=5750, rate=1.2e-3, decay=1250)
     """Length and rates of stages 1 and 2 together."""
     backbone_steps: int = 750
     """Steps of stage 1."""
@@ -121,14 +125,15 @@ class MapSet:
         }
 
     def terms(self, index: np.ndarray, symmetry: np.ndarray) -> Tensor:
-        """Fields of the global unknowns (samples terms rows cols), turned as in `batch`."""
+        """The first fields of `basis` (samples terms rows cols), turned as in `batch`."""
         fields = []
         for i, s in zip(index, symmetry, strict=True):
-            place = (float(self.place_m[i][0]), float(self.place_m[i][1]))
-            found = basis(self.planes[i] / np.float32(255.0), self.grids[self.tile[i]], place)
+            offset_m = self.grids[self.tile[i]].centres_m() - self.place_m[i][:2]
+            level = np.full(self.grey.shape[1:], np.float32(0.4))  # the truth must not leak in
+            found = basis(self.planes[i] / np.float32(255.0), offset_m, level)[:PROJECTED]
             found = np.rot90(found, s % 4, axes=(1, 2))
             fields.append(found[:, :, ::-1] if s >= 4 else found)
-        shape = (0, len(TERMS), *self.grey.shape[1:])
+        shape = (0, PROJECTED, *self.grey.shape[1:])
         stacked = np.stack(fields) if fields else np.zeros(shape, dtype=np.float32)
         return torch.from_numpy(stacked)
 
@@ -241,7 +246,7 @@ def _validator(maps: MapSet, config: PriorConfig) -> Callable[[nn.Module], dict[
 
 
 def fit_term_prior(
-    network: MapUNet, folder: Path, *, tiles: int = 100, maps_per_tile: int = 2, seed: int = 0
+    network: MapUNet, folder: Path, *, tiles: int = 250, maps_per_tile: int = 2, seed: int = 0
 ) -> TermPrior:
     """Measure on training maps what the one-step mean map leaves to the global unknowns.
 
@@ -264,11 +269,66 @@ def fit_term_prior(
                 clean = network(noise, angle, stack[None], torch.tensor([[0.0, 1.0]]))
             mean = 0.5 * (clean[0, 0].numpy() + 1.0)
             residual = (shard.grey[k] / 255.0 - mean)[shard.free]
-            terms = basis(planes, shard.grid, place)[:, shard.free]
+            offset_m = shard.grid.centres_m()[shard.free] - np.asarray(place)
+            terms = basis(planes[:, shard.free], offset_m, mean[shard.free]).astype(np.float64)
             normal = terms @ terms.T / len(residual) + RIDGE * np.eye(len(TERMS))
             coefficients.append(np.linalg.solve(normal, terms @ residual / len(residual)))
     found = np.array(coefficients)
     return TermPrior(found.mean(axis=0), np.cov(found.T))
+
+
+@final
+@dataclass(frozen=True)
+class Example:
+    """What a trained prior says of one map of a validation city, all in grey."""
+
+    name: str
+    """Tile."""
+    free: Bool[np.ndarray, "rows cols"]
+    """Outdoor mask."""
+    truth: Float[np.ndarray, "rows cols"]
+    """The map."""
+    mean: Float[np.ndarray, "rows cols"]
+    """Conditional mean: one call at pure noise, transmitter given, power and exponents not."""
+    fitted: Float[np.ndarray, "rows cols"]
+    """The same with its global unknowns fitted to the map."""
+    sample: Float[np.ndarray, "rows cols"]
+    """A draw of the prior given buildings and transmitter, 20 steps."""
+
+
+def examples(network: MapUNet, folder: Path, count: int = 4, *, seed: int = 0) -> list[Example]:
+    """Maps of different tiles in a folder of shards beside what the network makes of them."""
+    rng = np.random.default_rng(seed)
+    paths = [path for path in sorted(folder.glob("*.npz")) if int(path.stem[-4:]) < 1000]
+    cities = {path.stem[:-5]: path for path in rng.permutation(np.array(paths, dtype=object))}
+    found = []
+    for path in list(cities.values())[:count]:
+        shard = read_shard(path)
+        place = shard.place_m[0]
+        planes = transmitter_planes(shard.free, shard.grid, (float(place[0]), float(place[1])))
+        stack = np.concatenate([shard.free[None].astype(np.float32), planes])
+        condition = torch.from_numpy(stack)[None]
+        scalars = torch.tensor([[float(np.log2(shard.grid.spacing_m)), 1.0]])
+
+        def denoiser(
+            state: Tensor, angle: Tensor, given: Tensor = condition, extra: Tensor = scalars
+        ) -> Tensor:
+            return network(state, angle, given, extra)
+
+        noise = torch.from_numpy(rng.standard_normal((1, 1, *shard.grid.shape)).astype("f4"))
+        with torch.no_grad():
+            clean = denoiser(noise, torch.full((1,), 0.5 * torch.pi))
+            drawn = sample(denoiser, noise, angles(20, 3.0), solver="ddim")
+        mean, one = (0.5 * (x[0, 0].double().numpy() + 1.0) for x in (clean, drawn))
+        truth, free = shard.grey[0] / 255.0, shard.free
+        offset_m = shard.grid.centres_m() - place[:2]
+        terms = basis(planes, offset_m, mean).astype(np.float64)
+        inside = terms[:, free]
+        normal = inside @ inside.T / inside.shape[1] + RIDGE * np.eye(len(terms))
+        right = inside @ (truth - mean)[free] / inside.shape[1]
+        fitted = mean + np.einsum("t,trc->rc", np.linalg.solve(normal, right), terms)
+        found.append(Example(path.stem, free, truth, mean, fitted, one))
+    return found
 
 
 def build(config: UNetConfig, seed: int = 0) -> MapUNet:
@@ -346,13 +406,19 @@ def _start_from(source: Path, target: Path) -> None:
         shutil.copyfile(source / "state.safetensors", target / "state.safetensors")
 
 
-def release(folder: Path, target: Path, config: PriorConfig | None = None) -> list[Path]:
+def release(
+    folder: Path, target: Path, config: PriorConfig | None = None, remarks: str = ""
+) -> list[Path]:
     """Export what a finished run learned: weights and cards of stages ``prior`` and ``paper``.
 
     Args:
         folder: of `run`.
         target: folder of the weights; ``prior.safetensors`` and ``prior-paper.safetensors``.
-        config: settings of the run.
+        config: settings of the run; the weights are of its network.
+        remarks: what else the cards should say of the run.
+
+    Returns:
+        The weights written.
     """
     config = config or PriorConfig()
     plan = json.loads((folder / "training" / "plan.json").read_text())
@@ -380,6 +446,7 @@ def release(folder: Path, target: Path, config: PriorConfig | None = None) -> li
             "validation": list(splits.VALIDATION),
             "never_seen": list(splits.HELD_OUT),
             "last_figures": last,
+            "remarks": remarks,
             "loss_curve": [[line["step"], round(line["loss"], 5)] for line in log],
             "licence": "weights Apache-2.0; learned on maps over OpenStreetMap data, "
             "(c) OpenStreetMap contributors, ODbL 1.0",
