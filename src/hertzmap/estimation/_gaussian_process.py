@@ -18,7 +18,8 @@ kernels as scale mixtures of squared exponentials: Stein, Interpolation of Spati
 
 import functools
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal, final
 
@@ -278,19 +279,26 @@ def _report_row(variance, length, table, levels_per_length, row):
 @njit(cache=True, nogil=True, fastmath=True)
 @typing.no_type_check
 def _weighted_sum(cells, place, variance, weight, length, table, per_length, per_level, out):
-    """Add, at every cell, the weights of the reports times their correlation with it."""
+    """Add, at every cell, the weights of the reports times their correlation with it.
+
+    One row of `weight` and `out` for each of several processes that share places and kernel.
+    """
     last = table.shape[1] - 1
     row = np.empty(table.shape[1], np.float32)
+    found = np.empty(cells.shape[1], np.float32)
     scale, end = np.float32(per_length / length), np.float32(last - 0.001)
     for i in range(len(place)):
         _report_row(variance[i], length, table, per_level, row)
         east, north = np.float32(place[i, 0]), np.float32(place[i, 1])
-        share = np.float32(weight[i])
         for k in range(cells.shape[1]):
             de, dn = cells[0, k] - east, cells[1, k] - north
             across = min(np.sqrt(de * de + dn * dn) * scale, end)
             left = np.int32(across)
-            out[k] += share * (row[left] + (across - left) * (row[left + 1] - row[left]))
+            found[k] = row[left] + (across - left) * (row[left + 1] - row[left])
+        for j in range(len(weight)):
+            share = np.float32(weight[j, i])
+            for k in range(cells.shape[1]):
+                out[j, k] += share * found[k]
 
 
 @njit(cache=True, nogil=True, fastmath=True)
@@ -342,25 +350,7 @@ class GaussianProcess:
             grid: cells of the answer.
             basis: the mean's terms at the cells; None where the mean is a constant, or known.
         """
-        cells = _coordinates(grid)
-        total = np.zeros(cells.shape[1])
-        hyper, seen = self.hyper, self.observations
-        scaled = hyper.variance_db2 * self.weight
-        for first in range(0, len(total), _BLOCK):
-            block = slice(first, first + _BLOCK)
-            _weighted_sum(
-                np.ascontiguousarray(cells[:, block]),
-                seen.place_m,
-                seen.place_var_m2,
-                scaled,
-                hyper.length_m,
-                _table(hyper.kernel),
-                _ENTRIES_PER_LENGTH,
-                _LEVELS_PER_LENGTH,
-                total[block],
-            )
-        terms = _cell_terms(grid, basis, len(self.coefficient))
-        return (total + terms @ self.coefficient).reshape(grid.shape)
+        return means_db([self], grid, [basis])[0]
 
     def variance_db2(
         self,
@@ -414,6 +404,48 @@ class GaussianProcess:
             unknown = solve_triangular(self.coefficient_factor, rest, lower=True)
             variance[block] = hyper.variance_db2 - known + np.einsum("tc,tc->c", unknown, unknown)
         return np.maximum(variance, 0.0) + hyper.nugget_db2
+
+
+def means_db(
+    processes: Sequence[GaussianProcess],
+    grid: Grid,
+    bases: Sequence[Float[np.ndarray, "rows cols terms"] | None],
+) -> Float[np.ndarray, "processes rows cols"]:
+    """Posterior means of several processes that share their reports' places and their kernel.
+
+    The correlations of reports and cells are then looked up once for all of them, on two threads.
+
+    Args:
+        processes: at least one.
+        grid: cells of the answer.
+        bases: of each, as in `GaussianProcess.mean_db`.
+    """
+    cells = _coordinates(grid)
+    hyper, seen = processes[0].hyper, processes[0].observations
+    weight = hyper.variance_db2 * np.stack([process.weight for process in processes])
+    total = np.zeros((len(processes), cells.shape[1]))
+
+    def add(first: int) -> None:
+        block = slice(first, first + _BLOCK)
+        part = np.zeros((len(processes), len(total[0, block])))
+        _weighted_sum(
+            np.ascontiguousarray(cells[:, block]),
+            seen.place_m,
+            seen.place_var_m2,
+            weight,
+            hyper.length_m,
+            _table(hyper.kernel),
+            _ENTRIES_PER_LENGTH,
+            _LEVELS_PER_LENGTH,
+            part,
+        )
+        total[:, block] = part
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(add, range(0, cells.shape[1], _BLOCK)))
+    for process, row, basis in zip(processes, total, bases, strict=True):
+        row += _cell_terms(grid, basis, len(process.coefficient)) @ process.coefficient
+    return total.reshape(len(processes), *grid.shape)
 
 
 def condition(

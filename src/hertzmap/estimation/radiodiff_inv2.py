@@ -25,7 +25,15 @@ from hertzmap.core.units import GreyScale
 from hertzmap.diffusion.denoisers import MapUNet
 from hertzmap.diffusion.process import angles
 from hertzmap.diffusion.samplers import encode, sample
-from hertzmap.estimation._gaussian_process import FitConfig, Observations, condition, fit
+from hertzmap.estimation._gaussian_process import (
+    FitConfig,
+    GaussianProcess,
+    Observations,
+    condition,
+    factorise,
+    fit,
+    means_db,
+)
 from hertzmap.estimation._rasters import condition_planes, condition_scalars, pad_site
 from hertzmap.estimation._transmitter_search import (
     Evidence,
@@ -65,8 +73,10 @@ class RadioDiffInv2Config:
     """Where the ODE's steps lie, see `diffusion.process.shifted_angle`."""
     starts: int = 2
     """Seeds optimised as one batch, each with its own supposed transmitter."""
-    places: int = 4
+    places: int = 8
     """Supposed transmitters whose conditional means are averaged; at least `starts`."""
+    apart_cells: float = 8.0
+    """Least distance of two of them, in cells."""
     evidence_temperature: float = 1.0
     """Tempering of the evidence by which conditional means share their weight."""
     inverted_share: float = 0.5
@@ -103,7 +113,7 @@ class RadioDiffInv2Config:
     """Prior mean of an unknown EIRP per resource element [dBm]: a small cell."""
     residual: bool = True
     """Whether a Gaussian process takes up what the prior leaves unexplained."""
-    spread_scale: float = 1.0
+    spread_scale: float = 0.9
     """Factor on the stated spread, set on the validation cities."""
 
     def __post_init__(self) -> None:
@@ -349,6 +359,7 @@ class RadioDiffInv2(AbstractEstimator):
         size = max(problem.grid.rows, problem.grid.cols) * problem.grid.spacing_m / 256.0
         step = config.coarse_step_m * size
         found = search.score(site, lattice(problem.grid, step, config.outside_m * size))
+        pool = list(found)
         while step > 2.0 * problem.grid.spacing_m:
             step *= 0.5
             best = _distinct(found, 2.0 * step, 4)
@@ -359,8 +370,9 @@ class RadioDiffInv2(AbstractEstimator):
                 best = _distinct(search.score(site, np.array([b.place_m for b in best])), 0.0, 4)
             around = np.concatenate([np.asarray(b.place_m) + corners for b in best])
             found = best + search.score(site, around)
-        most = config.places
-        return _padded(_distinct(found, 4.0 * problem.grid.spacing_m, most), most)
+            pool += found
+        most, apart_m = config.places, config.apart_cells * problem.grid.spacing_m
+        return _padded(_distinct(pool, apart_m, most), most)
 
     # --- Inversion ------------------------------------------------------------------------
 
@@ -490,33 +502,51 @@ class RadioDiffInv2(AbstractEstimator):
         """
         span, shape = self.scale.span_db, problem.grid.shape
         generator = np.random.default_rng(seed)
-        about = [
-            (reference + self.scale.to_db(guess), span * terms)
-            for guess, terms in zip(start.guess, start.terms, strict=True)
-        ]
-        conditional = len(about)
         middle_dbm = reference + self.scale.to_db(np.full(shape, PLAIN_MEAN))
-        about.append((middle_dbm, np.full((1, *shape), PLAIN_STD * span)))
-        about += [(one, np.zeros((0, *shape))) for one in maps_dbm]
-        hyper, fitted_for = None, -1
-        processes = []
-        for k, (mean_dbm, terms) in enumerate(about):
-            seen = self._observations(problem, mean_dbm, terms, reports)
-            kind = min(max(k - conditional + 1, 0), 2)
-            if hyper is None or kind != fitted_for:
-                hyper, fitted_for = fit(seen, FitConfig(most_reports=600), generator), kind
-            processes.append(condition(seen, hyper))
-        evidence = np.array([process.log_evidence for process in processes])
-        log_weight = self._shares(evidence, conditional)
-        kept = np.flatnonzero(log_weight > log_weight.max() - NEGLIGIBLE)
-        means, deviations = [], []
-        for k in kept:
-            mean_dbm, terms = about[k]
-            at_cells = np.ascontiguousarray(np.moveaxis(terms, 0, -1)) if len(terms) else None
-            means.append(mean_dbm + processes[k].mean_db(problem.grid, at_cells))
-            variance = processes[k].variance_db2(problem.grid, at_cells)
-            deviations.append(np.sqrt(np.maximum(variance, 0.0)))
+        kinds = [
+            [
+                (reference + self.scale.to_db(guess), span * terms)
+                for guess, terms in zip(start.guess, start.terms, strict=True)
+            ],
+            [(middle_dbm, np.full((1, *shape), PLAIN_STD * span))],
+            [(one, np.zeros((0, *shape))) for one in maps_dbm],
+        ]
+        known = [self._condition(problem, about, reports, generator) for about in kinds if about]
+        about = [item for kind in kinds for item in kind]
+        evidence = np.array([process.log_evidence for kind in known for process in kind])
+        log_weight = self._shares(evidence, len(kinds[0]))
+        kept = log_weight > log_weight.max() - NEGLIGIBLE
+        means, deviations, first = [], [], 0
+        for kind in known:
+            chosen = [k for k in range(len(kind)) if kept[first + k]]
+            if chosen:
+                terms = [np.moveaxis(about[first + k][1], 0, -1) for k in chosen]
+                processes = [kind[k] for k in chosen]
+                found = means_db(processes, problem.grid, terms)
+                means += [about[first + k][0] + one for k, one in zip(chosen, found, strict=True)]
+                variance = processes[0].variance_db2(problem.grid, terms[0])
+                deviations += [np.sqrt(np.maximum(variance, 0.0))] * len(chosen)
+            first += len(kind)
         return np.stack(means), np.stack(deviations), log_weight[kept]
+
+    def _condition(
+        self,
+        problem: _Problem,
+        about: list[tuple[np.ndarray, np.ndarray]],
+        reports: Reports,
+        generator: np.random.Generator,
+    ) -> list[GaussianProcess]:
+        """One process about each (map [dBm], terms [dB]) of a kind.
+
+        They share kernel, noise and so the Cholesky factor: the kernel is fitted about the first,
+        and what a report's drift adds to its noise is the mean over all.
+        """
+        seen = [self._observations(problem, *item, reports) for item in about]
+        noise = np.mean([one.noise_var_db2 for one in seen], axis=0)
+        seen = [replace(one, noise_var_db2=noise) for one in seen]
+        hyper = fit(seen[0], FitConfig(most_reports=600), generator)
+        factor = factorise(seen[0], hyper)
+        return [condition(one, hyper, factor) for one in seen]
 
     def _shares(self, evidence: np.ndarray, conditional: int) -> np.ndarray:
         """Log weights of conditional means, the plain process and inverted maps, in this order."""
