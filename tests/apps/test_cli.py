@@ -209,6 +209,7 @@ def test_benchmarks_and_training_get_their_options(monkeypatch, tmp_path):
     monkeypatch.setattr(propagation, "run", recorder("propagation", (Path("c.json"),)))
     monkeypatch.setattr(render, "run", recorder("tables", ()))
     monkeypatch.setattr(prior, "run", recorder("train", tmp_path))
+    monkeypatch.setattr(prior, "release", recorder("release", []))
     done("bench", "maps", "--cells", "default kp-0.005", "-m", "kriging:tuned", "--limit", 2)
     done("bench", "campus", "--repeats", 2)
     done("bench", "propagation", "--part", "speed")
@@ -219,4 +220,5 @@ def test_benchmarks_and_training_get_their_options(monkeypatch, tmp_path):
     assert seen["campus"][1]["repeats"] == 2
     assert seen["propagation"][1]["parts"] == ("speed",)
     assert seen["train"][1]["stages"] == ("prior",) and "tables" in seen
+    assert seen["release"][0] == (tmp_path, tmp_path / "weights")
     assert "no training stage 'post'" in refused("train", "--stage", "post")

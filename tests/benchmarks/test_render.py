@@ -90,3 +90,19 @@ def test_an_unknown_table_is_refused(checkout):
 
 def test_the_documents_of_this_checkout_show_the_results_at_hand():
     assert render.stale() == (), "run `hertzmap bench tables` and commit the documents"
+
+
+def test_the_campus_has_a_row_for_each_share_and_method(tmp_path):
+    rows = tuple(
+        ResultRow(method, f"{metric}@{share}", "dB", 8.0 + share / 100, 0.5, 4)
+        for method in (HEADLINE, "kriging:tuned")
+        for share in (10, 80)
+        for metric in ("rmse_db", "rmse_place_db", "coverage90")
+    )
+    gap = PairedDifference(HEADLINE, "kriging:tuned", "rmse_db@10", "dB", -1.5, -2.0, -1.0, 4)
+    found = ResultFile({"settings": {"shares": [0.1, 0.8]}}, rows, (gap,))
+    results.write(tmp_path / "results" / "campus" / "rsrp.json", found)
+    lines = render.table("campus-rsrp", tmp_path / "results").splitlines()
+    assert len(lines) == 2 + 4 + 2
+    assert "| 10 % |" in lines[2] and "-1.50 (-2.00 to -1.00)" in lines[2]
+    assert lines[3].split("|")[4].strip() == "–"

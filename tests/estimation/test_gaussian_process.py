@@ -202,3 +202,18 @@ def test_too_few_reports_are_refused():
         gp.condition(observations(2), gp.Hyperparameters(1.0, 1.0))
     with pytest.raises(ReportsError, match="at least 3"):
         gp.fit(observations(2), gp.FitConfig(), np.random.default_rng(0))
+
+
+def test_several_processes_at_once_are_each_one_alone():
+    hyper = gp.Hyperparameters(30.0, 8.0, 1.0)
+    seen = observations(30, drift_m=1.5)
+    louder = gp.Observations.with_constant_mean(
+        seen.place_m, seen.place_var_m2, 2.0 * seen.value_db + 7.0, seen.noise_var_db2
+    )
+    grid = Grid(40, 37, 1.0, (0.0, 0.0))
+    factor = gp.factorise(seen, hyper)
+    both = [gp.condition(one, hyper, factor) for one in (seen, louder)]
+    together = gp.means_db(both, grid, [None, None])
+    for process, found in zip(both, together, strict=True):
+        np.testing.assert_allclose(found, process.mean_db(grid), rtol=1e-6)
+    np.testing.assert_allclose(together[1], 2.0 * together[0] + 7.0, rtol=1e-4)

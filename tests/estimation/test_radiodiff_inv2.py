@@ -308,3 +308,49 @@ def test_an_unknown_preset_names_the_known_ones():
 def test_an_unknown_setting_is_refused():
     with pytest.raises(ConfigError, match="no such setting"):
         method().with_options(magic=True)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("steps", 0),
+        ("starts", 0),
+        ("places", 1),
+        ("rate", 0.0),
+        ("temperature", -1.0),
+        ("data_temperature", float("nan")),
+        ("inverted_share", 1.5),
+    ],
+)
+def test_a_setting_out_of_its_range_is_refused_by_name(option, value):
+    with pytest.raises(ConfigError, match=option):
+        method().with_options(**{option: value})
+
+
+def test_candidates_share_their_weight_by_evidence():
+    estimator = method(inverted_share=0.4)
+    weight = np.exp(estimator._shares(np.array([-10.0, -10.0, -400.0, 5.0, 9.0]), 2))
+    np.testing.assert_allclose(weight, [0.3, 0.3, 0.0, 0.2, 0.2], atol=1e-12)
+    weight = np.exp(estimator._shares(np.array([-10.0 + np.log(3.0), -10.0, -300.0, 0.0]), 2))
+    np.testing.assert_allclose(weight, [0.45, 0.15, 0.0, 0.4], atol=1e-12)
+    plain = np.exp(estimator._shares(np.array([-400.0, -401.0, -10.0, 5.0]), 2))
+    np.testing.assert_allclose(plain, [0.0, 0.0, 1.0, 0.0], atol=1e-12)
+    agnostic = np.exp(estimator._shares(np.array([-10.0, -400.0, -3.0]), 0))
+    np.testing.assert_allclose(agnostic, [0.0, 0.5, 0.5], atol=1e-12)
+
+
+def test_where_the_prior_is_wrong_the_plain_process_takes_over():
+    reports, site, _ = world(count=300, noise_db=1.0)
+    east = site.grid.centres_m()[..., 0]
+    truth = -100.0 + 12.0 * np.sin(east / 6.0)
+    cell = site.grid.cell(reports.reported_m)
+    wavy = replace(reports, power_dbm=truth[cell[:, 0], cell[:, 1]])
+    posterior = method(network=known_network(), residual=True).estimate(wavy, site, seed=0)
+    assert rms((posterior.mean_dbm() - truth)[site.free]) < 3.0
+
+
+def test_reports_beyond_all_numbers_end_in_a_clear_error():
+    reports, site, _ = world(count=30)
+    wild = replace(reports, power_dbm=np.where(np.arange(30) == 3, 1e200, reports.power_dbm))
+    with pytest.raises(ReportsError, match="not a number"):
+        method(transmitter="agnostic").estimate(wild, site, seed=0)

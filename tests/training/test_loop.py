@@ -14,7 +14,7 @@ import hertzmap.training.loop as loop_module
 from hertzmap.diffusion.denoisers import UNetConfig
 from hertzmap.diffusion.losses import denoising_loss
 from hertzmap.diffusion.process import shifted_angle
-from hertzmap.training.loop import LoopConfig, train
+from hertzmap.training.loop import LoopConfig, read_log, train
 from hertzmap.training.prior import build
 
 TINY = UNetConfig(
@@ -169,6 +169,18 @@ def test_a_resumed_run_says_where_it_went_on(tmp_path):
     run(tmp_path)
     last = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
     assert last["run_from"] == 10
+
+
+def test_a_resumed_run_takes_its_smoothed_loss_and_log_along(tmp_path):
+    with pytest.raises(Killed):
+        run(tmp_path, kill_at=12)
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 10, "loss": 5.0}\n{"step": 12, "loss": 6.0}\n')
+    run(tmp_path)
+    lines = read_log(tmp_path / "log.jsonl")
+    steps = [line["step"] for line in lines]
+    assert steps == sorted(set(steps))
+    assert lines[-1]["loss"] > 4.0
 
 
 def test_the_average_follows_its_law(tmp_path):

@@ -122,6 +122,7 @@ def test_the_gradient_of_the_projected_loss_is_that_of_its_minimum(maps):
         right = fields @ left / count
         return left @ left / count - right @ torch.linalg.solve(normal, right)
 
+    assert mean.grad is not None
     told = float((mean.grad * step).sum())
     seen = float(minimum(step) - minimum(-step)) / 2.0
     assert abs(told - seen) <= 1e-6 * abs(seen) + 1e-12
@@ -202,3 +203,13 @@ def test_the_networks_are_fresh_from_their_seed():
     assert all(same)
     assert not torch.equal(first.stem.weight, other.stem.weight)
     assert first.stem.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_examples_show_what_the_network_makes_of_each_city(tmp_path):
+    folder = fill(tmp_path, 32, shards=1)
+    found = prior.examples(prior.build(TINY.network), folder, 4)
+    assert [one.name for one in found] == ["toy-0000"]
+    one = found[0]
+    assert one.free.shape == one.truth.shape == one.mean.shape == one.sample.shape
+    left = ((one.truth - one.fitted)[one.free] ** 2).mean()
+    assert left < ((one.truth - one.mean)[one.free] ** 2).mean()

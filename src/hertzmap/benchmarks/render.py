@@ -324,7 +324,7 @@ def _difference(found: ResultFile, method: str, against: str, metric: str) -> st
     gap = found.difference(method, against, metric)
     if gap is None:
         return _EMPTY
-    digits = _metric(metric).digits
+    digits = _metric(metric.partition("@")[0]).digits
     if gap.low is None or gap.high is None:
         return f"{gap.mean:+.{digits}f}"
     return f"{gap.mean:+.{digits}f} ({gap.low:+.{digits}f} to {gap.high:+.{digits}f})"

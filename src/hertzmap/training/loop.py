@@ -91,6 +91,24 @@ def _restore(
     return int(stored["step"].item())
 
 
+def read_log(log: Path) -> list[dict[str, int | float]]:
+    """Lines of a run's log, without those that a run resumed from before them made again."""
+    lines: list[dict[str, int | float]] = []
+    for text in log.read_text().splitlines():
+        line = json.loads(text)
+        lines = [old for old in lines if old["step"] < line["step"]]
+        lines.append(line)
+    return lines
+
+
+def _last_loss(log: Path, first: int) -> float | None:
+    """The smoothed loss where a resumed run goes on."""
+    if first == 0 or not log.exists():
+        return None
+    known = [line["loss"] for line in read_log(log) if line["step"] <= first]
+    return known[-1] if known else None
+
+
 def _batches(
     draw: Callable[[np.random.Generator, int], Batch], config: LoopConfig, first: int
 ) -> Iterator[Batch]:
@@ -141,7 +159,7 @@ def train(
         named.values(), lr=config.rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
     )
     first = _restore(path, network, average, optimiser, named) if path.exists() else 0
-    started, smooth = time.monotonic(), None
+    started, smooth = time.monotonic(), _last_loss(log, first)
     figures: dict[str, float] = {}
     for step, batch in enumerate(_batches(draw, config, first), start=first):
         for group in optimiser.param_groups:

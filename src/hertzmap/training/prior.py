@@ -33,7 +33,7 @@ from hertzmap.estimation._rasters import condition_planes, condition_scalars
 from hertzmap.estimation._transmitter_search import TERMS, TermPrior, basis
 from hertzmap.scenes.wayfinding import transmitter_planes
 from hertzmap.training.checkpoint import export
-from hertzmap.training.loop import Batch, LoopConfig, train
+from hertzmap.training.loop import Batch, LoopConfig, read_log, train
 
 PROJECTED = 8
 """How many of `TERMS`, the first ones, `projected_loss` fits: those of eq. 16 and the pattern."""
@@ -434,7 +434,7 @@ def release(
         stored = load_file(state)
         kept = {k[8:]: v for k, v in stored.items() if k.startswith("average.")}
         network.load_state_dict(kept)
-        log = [json.loads(line) for line in (folder / stage / "log.jsonl").read_text().splitlines()]
+        log = read_log(folder / stage / "log.jsonl")
         last = {key: value for line in log for key, value in line.items()}
         facts = {
             "method": "radiodiff_inv2",
