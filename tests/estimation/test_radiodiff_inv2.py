@@ -271,8 +271,10 @@ def test_estimating_leaves_the_weights_alone():
     reports, site, _ = world(count=30)
     network = random_network()
     before = {name: value.clone() for name, value in network.state_dict().items()}
+    network.train()
     method("as_published", network=network).estimate(reports, site, seed=0)
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    assert network.training and all(p.requires_grad for p in network.parameters())
 
 
 def test_too_few_reports_are_refused():

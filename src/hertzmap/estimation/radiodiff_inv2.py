@@ -9,7 +9,8 @@ unexplained (``residual``). Preset ``as_published`` has none of them.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal, final
 
@@ -229,10 +230,10 @@ class RadioDiffInv2(AbstractEstimator):
         if self.network is None:
             msg = "RadioDiffInv2 needs its network; build it by training.checkpoint.load_estimator"
             raise ConfigError(msg)
-        self.network.eval().requires_grad_(requires_grad=False)
         problem = self._problem(reports, site)
-        start = self._start(problem, seed)
-        maps, objective, trace = self._optimise(problem, start)
+        with _frozen(self.network):
+            start = self._start(problem, seed)
+            maps, objective, trace = self._optimise(problem, start)
         reference = reports.reference_dbm
         if reference is None:
             reference = self.config.offset_reference_dbm
@@ -596,6 +597,19 @@ class RadioDiffInv2(AbstractEstimator):
         except TypeError as error:
             msg = f"radiodiff_inv2 has no such setting: {error}"
             raise ConfigError(msg) from error
+
+
+@contextmanager
+def _frozen(network: MapUNet) -> Iterator[None]:
+    """Evaluate without gradients of the weights; leave the network as it was."""
+    training, learns = network.training, [p.requires_grad for p in network.parameters()]
+    network.eval().requires_grad_(requires_grad=False)
+    try:
+        yield
+    finally:
+        network.train(training)
+        for parameter, learn in zip(network.parameters(), learns, strict=True):
+            parameter.requires_grad_(learn)
 
 
 def _distinct(found: list[Evidence], apart_m: float, most: int) -> list[Evidence]:

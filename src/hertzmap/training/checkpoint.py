@@ -138,6 +138,11 @@ def load_term_prior(path: Path) -> TermPrior | None:
     return TermPrior(np.array(stored["mean"]), np.array(stored["covariance"]))
 
 
+def load_scale(path: Path) -> GreyScale:
+    """The grey scale that weights were trained on, from their card."""
+    return GreyScale(**json.loads(path.with_suffix(".json").read_text())["scale"])
+
+
 def load_estimator(
     name: str, preset: str, *, weights: Path | None = None, **options: object
 ) -> AbstractEstimator:
@@ -157,7 +162,12 @@ def load_estimator(
     if name in DEFAULT_WEIGHTS:
         wanted = WEIGHTS.get((name, preset), DEFAULT_WEIGHTS[name])
         path = weights or weights_folder() / f"{wanted}.safetensors"
-        method = replace(method, network=load_network(path), term_prior=load_term_prior(path))
+        method = replace(
+            method,
+            network=load_network(path),
+            term_prior=load_term_prior(path),
+            scale=load_scale(path),
+        )
     try:
         return replace(method, config=replace(method.config, **options)) if options else method
     except TypeError as error:
