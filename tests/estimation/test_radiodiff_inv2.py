@@ -356,3 +356,12 @@ def test_reports_beyond_all_numbers_end_in_a_clear_error():
     wild = replace(reports, power_dbm=np.where(np.arange(30) == 3, 1e200, reports.power_dbm))
     with pytest.raises(ReportsError, match="not a number"):
         method(transmitter="agnostic").estimate(wild, site, seed=0)
+
+
+def test_without_a_supposed_transmitter_the_process_still_takes_up_the_rest():
+    reports, site, truth = world(count=200)
+    options = {"network": known_network(), "transmitter": "agnostic"}
+    bare = method(**options).estimate(reports, site, seed=0)
+    helped = method(residual=True, **options).estimate(reports, site, seed=0)
+    errors = [rms((one.mean_dbm() - truth)[site.free]) for one in (bare, helped)]
+    assert errors[1] < errors[0]

@@ -175,7 +175,7 @@ def test_a_resumed_run_takes_its_smoothed_loss_and_log_along(tmp_path):
     with pytest.raises(Killed):
         run(tmp_path, kill_at=12)
     with (tmp_path / "log.jsonl").open("a") as file:
-        file.write('{"step": 10, "loss": 5.0}\n{"step": 12, "loss": 6.0}\n')
+        file.write('{"step": 10, "loss": 5.0}\n{"step": 12, "loss": 6.0}\n{"step": 13, "lo')
     run(tmp_path)
     lines = read_log(tmp_path / "log.jsonl")
     steps = [line["step"] for line in lines]

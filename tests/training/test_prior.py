@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 import hertzmap.training.prior as prior
+from hertzmap.core.errors import ConfigError
 from hertzmap.core.grid import Grid
 from hertzmap.datasets.generate import GenerateConfig, ShardPlan, make
 from hertzmap.diffusion.denoisers import UNetConfig
@@ -195,6 +196,13 @@ def test_the_stages_follow_each_other_and_resume(tmp_path, toy_generate, monkeyp
             for run_name in ("whole", "killed")
         )
         assert whole == killed, stage
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path, toy_generate, monkeypatch):
+    monkeypatch.setattr(prior, "generate", toy_generate)
+    run(tmp_path, TINY, stages=("backbone",))
+    with pytest.raises(ConfigError, match="paper_steps"):
+        run(tmp_path, replace(TINY, paper_steps=3), stages=("backbone",))
 
 
 def test_the_networks_are_fresh_from_their_seed():

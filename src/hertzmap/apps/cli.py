@@ -309,6 +309,8 @@ def train(
         folder = prior.run(out, stages=tuple(stage or stages), progress=show)
     for path in prior.release(folder, folder / "weights"):
         _CONSOLE.print(f"weights: {path}, with their card beside them")
+        if path.stem != "prior":  # the other one was trained without the transmitter
+            continue
         picture = folder / f"{path.stem}.png"
         plots.save(jobs.prior_picture(path, folder / "validation"), picture)
         _CONSOLE.print(f"what they make of the validation cities: {picture}")

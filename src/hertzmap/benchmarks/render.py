@@ -135,7 +135,7 @@ def _default(folder: Path) -> str:
 
 
 def _record(metric: str) -> Callable[[Path], str]:
-    """One metric on free cells over all cells: ours, both Krigings, the paired difference."""
+    """One metric on free cells over all cells: ours, all Krigings, the paired difference."""
 
     def make(folder: Path) -> str:
         rows = []
@@ -152,6 +152,7 @@ def _record(metric: str) -> Callable[[Path], str]:
                     _value(found, ours, metric),
                     _value(found, baseline, metric),
                     _difference(found, ours, baseline, metric),
+                    _value(found, "kriging:path_loss", metric),
                     _value(found, "kriging:as_published", metric),
                 ]
             )
@@ -162,6 +163,7 @@ def _record(metric: str) -> Callable[[Path], str]:
             method_title(newest.header["headline"]),
             method_title(newest.header["baseline"]),
             "difference, 95 % interval",
+            "Kriging (path loss)",
             "Kriging (as published)",
         ]
         return f"{_title(metric)}, free cells.\n\n{_markdown(head, rows)}\n\n{_note(newest)}"

@@ -346,7 +346,7 @@ class RadioDiffInv2(AbstractEstimator):
         )
 
     def _search(self, problem: _Problem, search: TransmitterSearch) -> list[Evidence]:
-        """Coarse to fine: the best supposed transmitters, at least 4 cells apart."""
+        """Coarse to fine: the best supposed transmitters, at least `apart_cells` apart."""
         config = self.config
         factor = 2 if min(problem.grid.shape) % 64 == 0 and min(problem.grid.shape) >= 128 else 1
         coarse = problem.grid
@@ -496,7 +496,9 @@ class RadioDiffInv2(AbstractEstimator):
         constant, for fields the prior does not know. Both share their weight by evidence.
         (3) The inverted maps: fitted to the same reports, so their evidence is no fair judge;
         they weigh `inverted_share` of what the conditional means weigh together with them.
-        Averaging over candidates gains what averaging over posterior samples gains.
+        Averaging over candidates gains what averaging over posterior samples gains. The
+        deviation is that of the first candidate of each kind, which share kernel and noise; they
+        differ in their fields of the global unknowns alone.
 
         Returns:
             Maps [dBm] and deviations [dB] (candidates rows cols) and log weights (candidates,).
@@ -507,7 +509,7 @@ class RadioDiffInv2(AbstractEstimator):
         kinds = [
             [
                 (reference + self.scale.to_db(guess), span * terms)
-                for guess, terms in zip(start.guess, start.terms, strict=True)
+                for guess, terms in zip(start.guess, start.terms[: len(start.guess)], strict=True)
             ],
             [(middle_dbm, np.full((1, *shape), PLAIN_STD * span))],
             [(one, np.zeros((0, *shape))) for one in maps_dbm],
@@ -571,7 +573,11 @@ class RadioDiffInv2(AbstractEstimator):
     def _observations(
         self, problem: _Problem, mean_dbm: np.ndarray, terms: np.ndarray, reports: Reports
     ) -> Observations:
-        """What the reports say about a map: residuals at the mean possible places."""
+        """What the reports say about a map: residuals at the mean possible places.
+
+        The map is averaged over each report's drift; its fields of global unknowns, which vary
+        less, are read at the free cell nearest to the mean place.
+        """
         operator = problem.operator
         reading, variance = operator.moments(mean_dbm)
         count = len(terms)

@@ -38,18 +38,24 @@ def digest(path: Path) -> str:
 
 
 def _commit() -> str:
-    """Commit of this source, where it lies in a repository."""
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except OSError:  # no git on this machine
-        return "unknown"
-    return done.stdout.strip() or "unknown"
+    """Commit of this source, where it lies in a repository; marked where files differ from it."""
+
+    def git(*words: str) -> str:
+        try:
+            done = subprocess.run(
+                ["git", *words],
+                cwd=Path(__file__).parent,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        except OSError:  # no git on this machine
+            return ""
+        return done.stdout.strip()
+
+    head = git("rev-parse", "HEAD")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "..")
+    return f"{head}{'+changed' if changed else ''}" if head else "unknown"
 
 
 def export(

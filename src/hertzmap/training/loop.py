@@ -95,7 +95,10 @@ def read_log(log: Path) -> list[dict[str, int | float]]:
     """Lines of a run's log, without those that a run resumed from before them made again."""
     lines: list[dict[str, int | float]] = []
     for text in log.read_text().splitlines():
-        line = json.loads(text)
+        try:
+            line = json.loads(text)
+        except ValueError:  # half a line, of a run that was killed while writing
+            continue
         lines = [old for old in lines if old["step"] < line["step"]]
         lines.append(line)
     return lines
@@ -160,6 +163,9 @@ def train(
     )
     first = _restore(path, network, average, optimiser, named) if path.exists() else 0
     started, smooth = time.monotonic(), _last_loss(log, first)
+    if log.exists() and not log.read_text().endswith("\n"):
+        with log.open("a") as file:
+            file.write("\n")
     figures: dict[str, float] = {}
     for step, batch in enumerate(_batches(draw, config, first), start=first):
         for group in optimiser.param_groups:

@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from hertzmap.core.errors import ConfigError
 from hertzmap.datasets import splits
 from hertzmap.datasets.generate import GenerateConfig, MapShard, generate, read_shard
 from hertzmap.diffusion.denoisers import MapUNet, UNetConfig
@@ -55,7 +56,8 @@ class PriorConfig:
     paper_steps: int = 300
     """Steps of stage 3."""
     agnostic_share: float = 0.3
-    """Stage 2: share of samples whose transmitter planes are replaced by the building mask."""
+    """Stage 2: share of the samples that `mean_share` leaves whose transmitter planes are replaced
+    by the building mask."""
     mean_share: float = 0.25
     """Share of samples at pure noise with the transmitter given, for `projected_loss`."""
     mean_weight: float = 4.0
@@ -349,16 +351,31 @@ def run(
 
     Args:
         folder: holds shards, run states, logs and ``config.json``.
-        config: all settings; the default is what the shipped weights were trained with.
+        config: all settings; the default is that of the shipped weights' last steps, whose card
+            tells how they began.
         stages: which stages to run, in their order.
         progress: called with (stage, step, steps, figures).
 
     Returns:
         The folder, with ``<stage>/state.safetensors`` for each stage.
+
+    Raises:
+        ConfigError: if the folder holds a run with other settings.
     """
     config = config or PriorConfig()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))
+    settings_path, mine = folder / "config.json", json.loads(json.dumps(asdict(config)))
+    if settings_path.exists():
+        stored = json.loads(settings_path.read_text())
+        if stored != mine:
+            other = sorted(k for k in mine if stored.get(k) != mine[k])
+            msg = (
+                f"{folder} holds a run with other settings ({', '.join(other)}); choose another "
+                "folder, or delete its config.json to go on with the new ones"
+            )
+            raise ConfigError(msg)
+    else:
+        settings_path.write_text(json.dumps(mine, indent=1))
     for part, settings in (("training", config.training), ("validation", config.validation)):
         for done, _name in enumerate(generate(settings, folder / part), start=1):
             progress(f"maps ({part})", done, 0, {})
