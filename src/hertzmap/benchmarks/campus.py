@@ -321,7 +321,7 @@ def _splits_hash(config: CampusConfig) -> str:
 def table(result: ResultFile, config: CampusConfig) -> Table:
     """RMSE and coverage of every method at every share, for a terminal."""
     view = Table(
-        title="Measured campus, mean over radio cells: RMSE [dB] over left-out reports / places, "
+        title="Measured campus, mean over radio cells: RMSE (dB) over left-out reports / places, "
         "share of reports in their 90 % interval"
     )
     view.add_column("method", overflow="fold")
