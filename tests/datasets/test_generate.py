@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import hertzmap.datasets.generate as module
-from hertzmap.core.errors import DataError, SceneError
+from hertzmap.core.errors import ConfigError, DataError, SceneError
 from hertzmap.core.grid import Grid
 from hertzmap.core.units import GreyScale
 from hertzmap.datasets import splits
@@ -179,9 +179,10 @@ def test_no_coarse_tiles_when_none_are_asked_for():
 
 
 @pytest.mark.usefixtures("toys")
-def test_a_plan_of_another_config_is_not_used(tmp_path):
+def test_a_folder_of_another_config_is_refused(tmp_path):
     list(generate(replace(SMALL, tiles_per_extract=1), tmp_path))
-    assert len(list(generate(SMALL, tmp_path))) == 6
+    with pytest.raises(ConfigError, match="tiles_per_extract"):
+        list(generate(SMALL, tmp_path))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text", "picture", "flipped"])

@@ -106,7 +106,7 @@ def _detour(free, row0, col0):
     """Length of the shortest way through free cells, in cells; at least the straight distance."""
     rows, cols = free.shape
     time = np.full((rows, cols), np.inf)
-    inside = -0.5 <= row0 < rows - 0.5 and -0.5 <= col0 < cols - 0.5
+    inside = -1.0 <= row0 <= rows and -1.0 <= col0 <= cols  # a cell off the map is as good as in
     near = 2.5
     if inside:
         nearest = np.inf
