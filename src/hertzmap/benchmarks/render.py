@@ -106,13 +106,7 @@ def method_title(method: str) -> str:
     'Kriging (tuned)'
     """
     name, _, rest = method.partition(":")
-    words = (
-        rest.replace("_", " ")
-        .replace(":", ", ")
-        .replace(",", ", ")
-        .replace(",  ", ", ")
-        .replace("=", " ")
-    )
+    words = rest.replace("_", " ").replace(":", ",").replace(",", ", ").replace("=", " ")
     return f"{PAPER_METHODS.get(name, name)} ({words})" if words else PAPER_METHODS.get(name, name)
 
 
