@@ -81,6 +81,21 @@ def test_mean_and_variance_equal_plain_kriging(kernel):
     np.testing.assert_allclose(process.variance_db2(grid).ravel(), variance, atol=5e-3)
 
 
+def test_a_left_out_block_is_predicted_as_if_it_had_never_been_seen():
+    seen, hyper = observations(40), gp.Hyperparameters(9.0, 12.0, 0.5)
+    block = np.repeat(np.arange(14), 3)[:40]
+    process = gp.condition(seen, hyper)
+    error, variance = gp.left_out([process, process], block)
+    np.testing.assert_array_equal(error[0], error[1])
+    for number in (0, 7, 13):
+        hidden = block == number
+        answer, spread = by_hand(seen.select(~hidden), hyper, seen.place_m[hidden])
+        gap = seen.value_db[hidden] - answer
+        np.testing.assert_allclose(error[0, hidden], gap, atol=5e-3)
+        noisy = spread + seen.noise_var_db2[hidden]
+        np.testing.assert_allclose(variance[0, hidden], noisy, atol=5e-3)
+
+
 @pytest.mark.parametrize("drift_m", [0.0, 1.0, 6.0])
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_the_covariance_is_positive_definite(kernel, drift_m):

@@ -131,6 +131,23 @@ def test_what_the_prior_leaves_is_taken_up():
     assert np.ptp(mended.spread_db[0][site.free]) > 0.0
 
 
+def test_an_inverted_map_is_no_surer_than_the_conditional_means():
+    reports, site, _ = world(count=40)
+    posterior = method(starts=1, places=2, residual=True).estimate(reports, site, seed=0)
+    np.testing.assert_array_equal(posterior.spread_db[-1], posterior.spread_db[0])
+
+
+def test_path_loss_can_be_left_out():
+    reports, site, truth = world()
+    options = {"network": known_network(), "starts": 1, "residual": True}
+    both, alone = (
+        method(**options, path_loss=kept).estimate(reports, site, seed=0) for kept in (True, False)
+    )
+    assert len(both.log_weight) > len(alone.log_weight)
+    for posterior in (both, alone):
+        assert rms((posterior.mean_dbm() - truth)[site.free]) < 3.0
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("reference_dbm", [0.0, None])
 def test_the_same_seed_gives_the_same_bytes(preset, reference_dbm):
@@ -329,19 +346,16 @@ def test_a_setting_out_of_its_range_is_refused_by_name(option, value):
         method().with_options(**{option: value})
 
 
-def test_candidates_share_their_weight_by_evidence():
-    estimator = method(inverted_share=0.4)
-    weight = np.exp(estimator._shares(np.array([-10.0, -10.0, -400.0, 5.0, 9.0]), 2))
-    np.testing.assert_allclose(weight, [0.3, 0.3, 0.0, 0.2, 0.2], atol=1e-12)
-    weight = np.exp(estimator._shares(np.array([-10.0 + np.log(3.0), -10.0, -300.0, 0.0]), 2))
-    np.testing.assert_allclose(weight, [0.45, 0.15, 0.0, 0.4], atol=1e-12)
-    plain = np.exp(estimator._shares(np.array([-400.0, -401.0, -10.0, 5.0]), 2))
-    np.testing.assert_allclose(plain, [0.0, 0.0, 1.0, 0.0], atol=1e-12)
-    agnostic = np.exp(estimator._shares(np.array([-10.0, -400.0, -3.0]), 0))
-    np.testing.assert_allclose(agnostic, [0.0, 0.5, 0.5], atol=1e-12)
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_inverted_maps_take_their_share(share):
+    reports, site, _ = world(count=40)
+    options = {"starts": 2, "places": 2, "residual": True, "path_loss": False}
+    posterior = method(**options, inverted_share=share).estimate(reports, site, seed=0)
+    last = posterior.weight[-2:] if share else np.zeros(2)
+    np.testing.assert_allclose(last, share / 2.0, atol=5e-3)
 
 
-def test_where_the_prior_is_wrong_the_plain_process_takes_over():
+def test_where_the_prior_is_wrong_the_reports_win():
     reports, site, _ = world(count=300, noise_db=1.0)
     east = site.grid.centres_m()[..., 0]
     truth = -100.0 + 12.0 * np.sin(east / 6.0)

@@ -24,9 +24,9 @@ from dataclasses import dataclass, replace
 from typing import Literal, final
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numba import njit
-from scipy.linalg import LinAlgError, cho_solve, cholesky, solve_triangular
+from scipy.linalg import LinAlgError, cho_solve, cholesky, get_lapack_funcs, solve_triangular
 from scipy.optimize import minimize
 
 from hertzmap.core.errors import ReportsError
@@ -446,6 +446,45 @@ def means_db(
     for process, row, basis in zip(processes, total, bases, strict=True):
         row += _cell_terms(grid, basis, len(process.coefficient)) @ process.coefficient
     return total.reshape(len(processes), *grid.shape)
+
+
+def left_out(
+    processes: Sequence[GaussianProcess], block: Int[np.ndarray, " points"]
+) -> tuple[Float[np.ndarray, "processes points"], Float[np.ndarray, "processes points"]]:
+    """How each report is predicted, noise included, from the reports of all other blocks.
+
+    With ``Q`` the precision of the reports, coefficients integrated out, and ``w = Q (y - F b)``,
+    the error on block B is ``Q_BB^-1 w_B`` and its covariance ``Q_BB^-1``: no process is
+    conditioned again.
+
+    Args:
+        processes: share their factor, as those of `means_db`.
+        block: number of each report's block, from 0; at least two blocks.
+
+    Returns:
+        Value minus prediction [dB] and predictive variance [dB^2].
+    """
+    factor = np.asfortranarray(processes[0].factor)
+    (invert,) = get_lapack_funcs(("trtri",), (factor,))
+    inverse = invert(factor, lower=1)[0]
+    parts = []
+    for process in processes:
+        white = (inverse @ process.observations.basis).T @ inverse
+        parts.append(solve_triangular(process.coefficient_factor, white, lower=True))
+    error = np.empty((len(processes), len(block)))
+    variance = np.empty_like(error)
+    size = np.bincount(block)
+    members = np.split(np.argsort(block, kind="stable"), np.cumsum(size)[:-1])
+    for width in np.unique(size[size > 0]):
+        index = np.stack([found for found in members if len(found) == width])
+        some = inverse[:, index]
+        common = np.einsum("nbi,nbj->bij", some, some, optimize=True)
+        for k, (process, part) in enumerate(zip(processes, parts, strict=True)):
+            known = np.einsum("tbi,tbj->bij", part[:, index], part[:, index], optimize=True)
+            covariance = np.linalg.inv(common - known)
+            error[k, index] = np.einsum("bij,bj->bi", covariance, process.weight[index])
+            variance[k, index] = np.einsum("bii->bi", covariance)
+    return error, np.maximum(variance, 1e-9)
 
 
 def condition(

@@ -207,20 +207,29 @@ class TransmitterSearch:
     ) -> list[Evidence]:
         """Evidence of each supposed place."""
         found = []
-        seen_m = site.grid.centres_m().reshape(-1, 2)[site.cell]
         for start in range(0, len(places_m), batch):
             chosen = [(float(p[0]), float(p[1])) for p in places_m[start : start + batch]]
             planes = np.stack([transmitter_planes(site.free, site.grid, p) for p in chosen])
             maps = self.mean_maps(site, planes)
-            for place, stack, mean in zip(chosen, planes, maps, strict=True):
-                seen = mean.reshape(-1)[site.cell]
-                planes_seen = stack.reshape(len(stack), -1)[:, site.cell]
-                terms = basis(planes_seen, seen_m - np.asarray(place), seen)
-                value, coefficient = linear_evidence(
-                    self.grey - seen, self.variance, terms.T, self.prior, self.temperature
-                )
-                found.append(Evidence(place, value, coefficient))
+            found += [self.judge(site, *about) for about in zip(chosen, planes, maps, strict=True)]
         return found
+
+    def judge(
+        self,
+        site: SearchSite,
+        place_m: tuple[float, float],
+        planes: Float[np.ndarray, "planes rows cols"],
+        mean: Float[np.ndarray, "rows cols"],
+    ) -> Evidence:
+        """Evidence of one supposed place, its planes and mean map known."""
+        cells_m = site.grid.centres_m().reshape(-1, 2)[site.cell]
+        seen = mean.reshape(-1)[site.cell]
+        planes_seen = planes.reshape(len(planes), -1)[:, site.cell]
+        terms = basis(planes_seen, cells_m - np.asarray(place_m), seen)
+        value, coefficient = linear_evidence(
+            self.grey - seen, self.variance, terms.T, self.prior, self.temperature
+        )
+        return Evidence(place_m, value, coefficient)
 
 
 def lattice(

@@ -28,14 +28,14 @@ from hertzmap.diffusion.process import angles
 from hertzmap.diffusion.samplers import encode, sample
 from hertzmap.estimation._gaussian_process import (
     FitConfig,
-    GaussianProcess,
     Observations,
     condition,
     factorise,
     fit,
-    means_db,
 )
+from hertzmap.estimation._path_loss import PathLossConfig, infer_site, trend_terms
 from hertzmap.estimation._rasters import condition_planes, condition_scalars, pad_site
+from hertzmap.estimation._stacking import Family, log_shares, square_blocks, typical_gap_m
 from hertzmap.estimation._transmitter_search import (
     Evidence,
     SearchSite,
@@ -81,7 +81,7 @@ class RadioDiffInv2Config:
     evidence_temperature: float = 1.0
     """Tempering of the evidence by which conditional means share their weight."""
     inverted_share: float = 0.5
-    """Weight of all inverted maps together, beside the conditional means."""
+    """Share of all inverted maps together in what they and the conditional means weigh."""
     data_temperature: float = 1.0
     """Tempering of the data term in the inversion, for the same reason as `temperature`."""
     iterations: int = 30
@@ -114,6 +114,8 @@ class RadioDiffInv2Config:
     """Prior mean of an unknown EIRP per resource element [dBm]: a small cell."""
     residual: bool = True
     """Whether a Gaussian process takes up what the prior leaves unexplained."""
+    path_loss: bool = True
+    """Whether Kriging about path loss from supposed sites shares the answer, with `residual`."""
     spread_scale: float = 0.9
     """Factor on the stated spread, set on the validation cities."""
 
@@ -135,8 +137,8 @@ class RadioDiffInv2Config:
             raise ConfigError(msg)
 
 
-PLAIN_MEAN, PLAIN_STD = 0.4, 0.25
-"""Constant of the plain process [grey]: prior mean and standard deviation."""
+BLOCK_GAPS = 2.0
+"""Width of a left-out block in typical gaps: its reports then lie about a gap from the others."""
 
 NEGLIGIBLE = 7.0
 """Candidates whose weight is below e^-7 of the best one's are left out."""
@@ -305,7 +307,13 @@ class RadioDiffInv2(AbstractEstimator):
         full = SearchSite(
             grid, problem.free, free_cells(grid, problem.free, problem.operator.mean_place_m)
         )
-        guess = search.mean_maps(full, stack).astype(np.float64)
+        guess = search.mean_maps(full, stack)
+        judged = [
+            search.judge(full, c.place_m, *at) for c, *at in zip(chosen, stack, guess, strict=True)
+        ]
+        order = np.argsort([-one.log_evidence for one in judged], kind="stable")
+        chosen, stack = [judged[k] for k in order], stack[order]
+        guess = guess[order].astype(np.float64)
         fields = np.stack(
             [
                 basis(stack[k], grid.centres_m() - np.asarray(e.place_m), guess[k])
@@ -346,7 +354,10 @@ class RadioDiffInv2(AbstractEstimator):
         )
 
     def _search(self, problem: _Problem, search: TransmitterSearch) -> list[Evidence]:
-        """Coarse to fine: the best supposed transmitters, at least `apart_cells` apart."""
+        """Coarse to fine: the best supposed transmitters, at least `apart_cells` apart.
+
+        Scores of coarse and fine cells stand side by side here; `_start` judges the chosen again.
+        """
         config = self.config
         factor = 2 if min(problem.grid.shape) % 64 == 0 and min(problem.grid.shape) >= 128 else 1
         coarse = problem.grid
@@ -491,103 +502,115 @@ class RadioDiffInv2(AbstractEstimator):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Condition a Gaussian process about each map on the reports.
 
-        Three kinds of candidates. (1) The conditional means of the supposed transmitters, whose
-        global unknowns are estimated together with the process. (2) A plain process about a
-        constant, for fields the prior does not know. Both share their weight by evidence.
-        (3) The inverted maps: fitted to the same reports, so their evidence is no fair judge;
-        they weigh `inverted_share` of what the conditional means weigh together with them.
-        Averaging over candidates gains what averaging over posterior samples gains. The
-        deviation is that of the first candidate of each kind, which share kernel and noise; they
-        differ in their fields of the global unknowns alone.
+        Three families of candidates. (1) The conditional means of the supposed transmitters, whose
+        global unknowns are estimated together with the process. (2) Path loss from supposed
+        sites, which no simulator taught. Members weigh by evidence, the two families by how they
+        fill gaps (`_stacking`). (3) The inverted maps: fitted to the same reports, so that neither
+        is a fair judge of them; they take `inverted_share` of what the conditional means weigh.
+        Averaging over candidates gains what averaging over posterior samples gains.
+
+        An inverted map has the deviation of the conditional means, since its own process does not
+        know how far the seed and the global unknowns were left open.
 
         Returns:
             Maps [dBm] and deviations [dB] (candidates rows cols) and log weights (candidates,).
         """
-        span, shape = self.scale.span_db, problem.grid.shape
-        generator = np.random.default_rng(seed)
-        middle_dbm = reference + self.scale.to_db(np.full(shape, PLAIN_MEAN))
-        kinds = [
-            [
-                (reference + self.scale.to_db(guess), span * terms)
-                for guess, terms in zip(start.guess, start.terms[: len(start.guess)], strict=True)
-            ],
-            [(middle_dbm, np.full((1, *shape), PLAIN_STD * span))],
-            [(one, np.zeros((0, *shape))) for one in maps_dbm],
-        ]
-        known = [self._condition(problem, about, reports, generator) for about in kinds if about]
-        about = [item for kind in kinds for item in kind]
-        evidence = np.array([process.log_evidence for kind in known for process in kind])
-        log_weight = self._shares(evidence, len(kinds[0]))
-        kept = log_weight > log_weight.max() - NEGLIGIBLE
-        means, deviations, first = [], [], 0
-        for kind in known:
-            chosen = [k for k in range(len(kind)) if kept[first + k]]
-            if chosen:
-                terms = [np.moveaxis(about[first + k][1], 0, -1) for k in chosen]
-                processes = [kind[k] for k in chosen]
-                found = means_db(processes, problem.grid, terms)
-                means += [about[first + k][0] + one for k, one in zip(chosen, found, strict=True)]
-                variance = processes[0].variance_db2(problem.grid, terms[0])
-                deviations += [np.sqrt(np.maximum(variance, 0.0))] * len(chosen)
-            first += len(kind)
-        return np.stack(means), np.stack(deviations), log_weight[kept]
+        grid, generator = problem.grid, np.random.default_rng(seed)
+        none = np.zeros((len(maps_dbm), 0, *grid.shape))
+        inverted = self._family(problem, maps_dbm, none, reports, generator)
+        every = np.arange(len(maps_dbm))
+        if not len(start.guess):
+            spread = np.broadcast_to(inverted.deviation_db(grid), maps_dbm.shape)
+            return inverted.maps_dbm(grid, every), spread, np.zeros(len(every))
+        means_dbm = reference + self.scale.to_db(start.guess)
+        terms_db = self.scale.span_db * start.terms
+        families = [self._family(problem, means_dbm, terms_db, reports, generator)]
+        if self.config.path_loss:
+            families.append(self._path_loss(problem, reports, generator))
+        place_m = problem.operator.mean_place_m
+        width_m = BLOCK_GAPS * typical_gap_m(grid, problem.free, place_m)
+        shares = log_shares(families, square_blocks(place_m, width_m))
+        log_weight = [share + one.log_weight for share, one in zip(shares, families, strict=True)]
+        share = self.config.inverted_share
+        with np.errstate(divide="ignore"):
+            log_weight[0] = log_weight[0] + np.log(1.0 - share)
+            log_weight.append(np.full(len(every), shares[0] + np.log(share / len(every))))
+        least = max(one.max() for one in log_weight) - NEGLIGIBLE
+        spreads = [one.deviation_db(grid) for one in families]
+        found = []
+        for family, spread, own in zip(
+            (*families, inverted), (*spreads, spreads[0]), log_weight, strict=True
+        ):
+            kept = np.flatnonzero(own > least)
+            if len(kept):
+                maps = family.maps_dbm(grid, kept)
+                found.append((maps, np.broadcast_to(spread, maps.shape), own[kept]))
+        maps, spread, weight = (np.concatenate(part) for part in zip(*found, strict=True))
+        return maps, spread, weight
 
-    def _condition(
+    def _family(
         self,
         problem: _Problem,
-        about: list[tuple[np.ndarray, np.ndarray]],
+        mean_dbm: np.ndarray,
+        terms_db: np.ndarray,
         reports: Reports,
         generator: np.random.Generator,
-    ) -> list[GaussianProcess]:
-        """One process about each (map [dBm], terms [dB]) of a kind.
+    ) -> Family:
+        """One process about each mean map [dBm] with its fields of global unknowns [dB].
 
         They share kernel, noise and so the Cholesky factor: the kernel is fitted about the first,
         and what a report's drift adds to its noise is the mean over all.
         """
-        seen = [self._observations(problem, *item, reports) for item in about]
+        seen = [
+            self._observations(problem, *about, reports)
+            for about in zip(mean_dbm, terms_db, strict=True)
+        ]
         noise = np.mean([one.noise_var_db2 for one in seen], axis=0)
         seen = [replace(one, noise_var_db2=noise) for one in seen]
         hyper = fit(seen[0], FitConfig(most_reports=600), generator)
         factor = factorise(seen[0], hyper)
-        return [condition(one, hyper, factor) for one in seen]
+        processes = [condition(one, hyper, factor) for one in seen]
+        evidence = np.array([process.log_evidence for process in processes])
+        evidence /= self.config.evidence_temperature
+        log_weight = evidence - np.logaddexp.reduce(evidence)
+        return Family(processes, log_weight, mean_dbm, list(np.moveaxis(terms_db, 1, -1)))
 
-    def _shares(self, evidence: np.ndarray, conditional: int) -> np.ndarray:
-        """Log weights of conditional means, the plain process and inverted maps, in this order."""
-        log_weight = np.empty(len(evidence))
-        supposed, plain = evidence[:conditional], evidence[conditional]
-        own = supposed / self.config.evidence_temperature
-        informed = -np.inf
-        if conditional:
-            own = own - np.logaddexp.reduce(own)
-            informed = np.logaddexp.reduce(supposed) - math.log(conditional)
-        log_plain = plain - np.logaddexp(plain, informed) if conditional else 0.0
-        log_informed = informed - np.logaddexp(plain, informed) if conditional else 0.0
-        share = self.config.inverted_share if conditional else 1.0
-        with np.errstate(divide="ignore"):
-            log_weight[:conditional] = own + np.log(1.0 - share) + log_informed
-            inverted = len(evidence) - conditional - 1
-            log_weight[conditional + 1 :] = np.log(share / inverted) + log_informed
-        log_weight[conditional] = log_plain if conditional else -np.inf
-        return log_weight
+    def _path_loss(
+        self, problem: _Problem, reports: Reports, generator: np.random.Generator
+    ) -> Family:
+        """Path loss from supposed sites, `places` of them at most."""
+        operator, grid = problem.operator, problem.grid
+        seen = Observations.with_constant_mean(
+            operator.mean_place_m,
+            np.trace(operator.place_cov_m2, axis1=1, axis2=2) / 2.0,
+            reports.power_dbm[operator.kept],
+            reports.noise_db[operator.kept] ** 2,
+        )
+        site = SceneRaster(grid, np.zeros(grid.shape), problem.free)
+        config = PathLossConfig(most_sites=self.config.places)
+        belief = infer_site(seen, site, config, FitConfig(), generator)
+        cells = grid.centres_m().reshape(-1, 2)
+        terms = [
+            trend_terms(cells, place_m, site, config).reshape(*grid.shape, -1)
+            for place_m in belief.site_m
+        ]
+        log_weight = belief.log_weight - np.logaddexp.reduce(belief.log_weight)
+        known = np.zeros((len(terms), *grid.shape))
+        return Family(belief.processes, log_weight, known, terms)
 
     def _observations(
-        self, problem: _Problem, mean_dbm: np.ndarray, terms: np.ndarray, reports: Reports
+        self, problem: _Problem, mean_dbm: np.ndarray, terms_db: np.ndarray, reports: Reports
     ) -> Observations:
-        """What the reports say about a map: residuals at the mean possible places.
-
-        The map is averaged over each report's drift; its fields of global unknowns, which vary
-        less, are read at the free cell nearest to the mean place.
-        """
+        """What the reports say about a map: residuals over its average within each one's drift."""
         operator = problem.operator
         reading, variance = operator.moments(mean_dbm)
-        count = len(terms)
-        cells = free_cells(problem.grid, problem.free, operator.mean_place_m)
+        count = len(terms_db)
         return Observations(
             operator.mean_place_m,
             np.trace(operator.place_cov_m2, axis1=1, axis2=2) / 2.0,
             reports.power_dbm[operator.kept] - reading,
             reports.noise_db[operator.kept] ** 2 + variance,
-            terms.reshape(count, problem.free.size)[:, cells].T,
+            operator.averages @ terms_db.reshape(count, problem.free.size).T,
             np.zeros(count),
             np.ones(count),
         )

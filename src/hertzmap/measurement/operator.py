@@ -6,6 +6,7 @@ bilinearly, walls left out. Reading and its adjoint are the same sparse matrix, 
 simulates and inverts.
 """
 
+import functools
 import math
 import typing
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import final
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from numba import njit
+from scipy.sparse import csr_matrix
 
 from hertzmap.core.errors import ReportsError
 from hertzmap.core.grid import Grid
@@ -433,6 +435,14 @@ class DriftOperator:
         value = self.read(x)
         mean = self._average(value)
         return mean, self._average((value - mean[self.report]) ** 2)
+
+    @functools.cached_property
+    def averages(self) -> csr_matrix:
+        """Rows average a raveled map over each kept report's drift: (count, rows * cols)."""
+        value = (self.omega[:, None] * self.tap).ravel()
+        row = np.repeat(self.report, self.tap.shape[1])
+        shape = (self.count, self.grid.rows * self.grid.cols)
+        return csr_matrix((value, (row, self.cell.ravel())), shape=shape)
 
     @property
     def mean_place_m(self) -> Float[np.ndarray, "count 2"]:

@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+
+from hertzmap.core.grid import Grid
+from hertzmap.estimation import _gaussian_process as gp
+from hertzmap.estimation import _stacking as stacking
+
+GRID = Grid(8, 8, 5.0)
+
+
+def a_field(count=80, seed=0):
+    """Places, and values that rise to the east with 1 dB of noise."""
+    draw = np.random.default_rng(seed)
+    place = draw.uniform(0.0, 40.0, (count, 2))
+    return place, 0.8 * place[:, 0] + draw.standard_normal(count)
+
+
+def a_family(place, value, term, *, members=1):
+    """Processes whose mean is one unknown multiple of a term, besides a constant."""
+    basis = np.column_stack([np.ones(len(place)), term(place)])
+    nothing, noise = np.zeros(len(place)), np.ones(len(place))
+    seen = gp.Observations(place, nothing, value, noise, basis, np.zeros(2), np.zeros(2))
+    process = gp.condition(seen, gp.Hyperparameters(4.0, 3.0))
+    cells = GRID.centres_m()
+    terms = np.stack([np.ones(GRID.shape), term(cells)], axis=-1)
+    return stacking.Family(
+        [process] * members,
+        np.full(members, -np.log(members)),
+        np.zeros((members, *GRID.shape)),
+        [terms] * members,
+    )
+
+
+def east(place):
+    return place[..., 0]
+
+
+def north(place):
+    return place[..., 1]
+
+
+def test_the_family_that_fills_gaps_takes_nearly_all():
+    place, value = a_field()
+    block = stacking.square_blocks(place, 10.0)
+    families = [a_family(place, value, term) for term in (north, east)]
+    weight = np.exp(stacking.log_shares(families, block))
+    assert weight.sum() == pytest.approx(1.0)
+    assert weight[1] > 0.9
+    assert weight[0] >= stacking.PSEUDO_BLOCKS / (block.max() + 1 + 2 * stacking.PSEUDO_BLOCKS)
+
+
+def test_twins_share_alike_however_many_members_one_has():
+    place, value = a_field()
+    families = [a_family(place, value, east), a_family(place, value, east, members=3)]
+    shares = stacking.log_shares(families, stacking.square_blocks(place, 10.0))
+    np.testing.assert_allclose(shares, -np.log(2.0), atol=1e-6)
+
+
+def test_with_one_block_nothing_is_judged():
+    place, value = a_field(10)
+    families = [a_family(place, value, term) for term in (north, east)]
+    shares = stacking.log_shares(families, np.zeros(10, int))
+    np.testing.assert_allclose(shares, -np.log(2.0))
+
+
+def test_repeated_reports_of_one_place_count_once():
+    """A hundred more reports at one place do not outvote the other places."""
+    place, value = a_field(60)
+    draw = np.random.default_rng(3)
+    again = np.concatenate([place, np.repeat(place[:1], 100, axis=0)])
+    heard = np.concatenate([value, value[0] + draw.standard_normal(100)])
+    few, many = (
+        stacking.log_shares(
+            [a_family(p, v, term) for term in (north, east)], stacking.square_blocks(p, 10.0)
+        )
+        for p, v in ((place, value), (again, heard))
+    )
+    assert np.exp(many)[1] == pytest.approx(np.exp(few)[1], abs=0.05)
+
+
+def test_weights_are_those_of_highest_score():
+    score = np.random.default_rng(1).normal(0.0, 1.0, (2, 30))
+    weight = stacking._mixture_weights(score)
+    share = np.linspace(0.001, 0.999, 999)
+    mixed = np.log(share[:, None] * np.exp(score[0]) + (1 - share[:, None]) * np.exp(score[1]))
+    prior = stacking.PSEUDO_BLOCKS * (np.log(share) + np.log(1.0 - share))
+    assert weight[0] == pytest.approx(share[np.argmax(mixed.sum(axis=1) + prior)], abs=2e-3)
+
+
+def test_blocks_are_squares_numbered_from_zero():
+    place = np.array([[0.0, 0.0], [9.0, 9.0], [11.0, 0.0], [35.0, 0.0], [11.5, 9.9]])
+    block = stacking.square_blocks(place, 10.0)
+    assert block[0] == block[1] and block[2] == block[4]
+    assert sorted(set(block)) == [0, 1, 2]
+
+
+def test_the_gap_is_how_far_free_ground_lies_from_reports():
+    grid = Grid(1, 101, 2.0)
+    free = np.ones(grid.shape, bool)
+    middle = grid.centres_m()[0, 50:51]
+    assert stacking.typical_gap_m(grid, free, middle) == pytest.approx(50.0)
+    free[:, 52:] = False
+    free[:, :49] = False
+    assert stacking.typical_gap_m(grid, free, middle) == pytest.approx(2.0)
+    everywhere = grid.centres_m().reshape(-1, 2)
+    assert stacking.typical_gap_m(grid, free, everywhere) == pytest.approx(2.0)
