@@ -80,7 +80,7 @@ class RadioDiffInv2Config:
     """Least distance of two of them, in cells."""
     evidence_temperature: float = 1.0
     """Tempering of the evidence by which conditional means share their weight."""
-    inverted_share: float = 0.5
+    inverted_share: float = 0.25
     """Share of all inverted maps together in what they and the conditional means weigh."""
     data_temperature: float = 1.0
     """Tempering of the data term in the inversion, for the same reason as `temperature`."""
@@ -116,7 +116,7 @@ class RadioDiffInv2Config:
     """Whether a Gaussian process takes up what the prior leaves unexplained."""
     path_loss: bool = True
     """Whether Kriging about path loss from supposed sites shares the answer, with `residual`."""
-    spread_scale: float = 0.9
+    spread_scale: float = 0.8
     """Factor on the stated spread, set on the validation cities."""
 
     def __post_init__(self) -> None:
