@@ -39,7 +39,7 @@ def small_map_network():
     return network
 
 
-NETWORKS = {"radiodiff_inv2": small_map_network}
+NETWORKS = {"radiodiff_inv2": small_map_network, "combined": small_map_network}
 """An untrained network for each method that cannot run without one."""
 
 

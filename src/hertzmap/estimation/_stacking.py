@@ -38,6 +38,8 @@ class Family:
     """The known part of each one's mean at the cells [dBm]."""
     terms: Sequence[Float[np.ndarray, "rows cols terms"]]
     """Fields of the unknown part of each one's mean."""
+    place_m: Float[np.ndarray, "processes 2"] | None = None
+    """Supposed (east, north) of each one's transmitter [m], where it has one."""
 
     def maps_dbm(
         self, grid: Grid, chosen: Int[np.ndarray, " chosen"]

@@ -5,6 +5,7 @@ misfit to the reports, with the few global unknowns of the link budget marginali
 form, weighs the candidates. No other model enters, and no transmitter is told.
 """
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -96,6 +97,38 @@ def basis(
             wall * detour,
         ]
     ).astype(np.float32)
+
+
+@final
+@dataclass(frozen=True)
+class PlaceConfig:
+    """Which places are supposed."""
+
+    most: int = 8
+    """Supposed transmitters that are kept."""
+    apart_cells: float = 8.0
+    """Least distance of two of them, in cells."""
+    coarse_step_m: float = 16.0
+    """First spacing of supposed transmitters [m], for a window of 256 m; grows with the window."""
+    outside_m: float = 64.0
+    """How far off the map a transmitter may be [m], for a window of 256 m; grows with it."""
+
+
+@final
+@dataclass(frozen=True)
+class ConditionalMeans:
+    """Mean maps given the best supposed transmitters, the best first."""
+
+    place_m: Float[np.ndarray, "places 2"]
+    """Supposed (east, north) [m]."""
+    planes: Float[np.ndarray, "places planes rows cols"]
+    """Condition planes of each."""
+    grey: Float[np.ndarray, "places rows cols"]
+    """Mean map [grey], global unknowns at their prior mean."""
+    terms: Float[np.ndarray, "places terms rows cols"]
+    """Fields of the global unknowns, whitened by their prior [grey]."""
+    coefficient: Float[np.ndarray, "places terms"]
+    """Posterior mean of the whitened unknowns."""
 
 
 @final
@@ -230,6 +263,93 @@ class TransmitterSearch:
             self.grey - seen, self.variance, terms.T, self.prior, self.temperature
         )
         return Evidence(place_m, value, coefficient)
+
+    def places(
+        self,
+        grid: Grid,
+        free: Bool[np.ndarray, "rows cols"],
+        seen_m: Float[np.ndarray, "points 2"],
+        config: PlaceConfig,
+    ) -> list[Evidence]:
+        """Coarse to fine: the best supposed transmitters, `apart_cells` apart.
+
+        Scores of coarse and fine cells stand side by side; `conditional_means` judges again.
+
+        Args:
+            grid: padded to the network's multiple.
+            free: outdoor mask.
+            seen_m: mean place of each report (east, north) [m].
+            config: which places are supposed.
+        """
+        coarse, coarse_free = grid, free
+        if all(n % 64 == 0 for n in grid.shape) and min(grid.shape) >= 128:
+            rows, cols = grid.shape
+            coarse = Grid(rows // 2, cols // 2, 2.0 * grid.spacing_m, grid.origin_m)
+            coarse_free = free.reshape(rows // 2, 2, cols // 2, 2).mean(axis=(1, 3)) >= 0.5
+        site = SearchSite(coarse, coarse_free, free_cells(coarse, coarse_free, seen_m))
+        size = max(grid.rows, grid.cols) * grid.spacing_m / 256.0
+        step = config.coarse_step_m * size
+        found = self.score(site, lattice(grid, step, config.outside_m * size))
+        pool = list(found)
+        while step > 2.0 * grid.spacing_m:
+            step *= 0.5
+            best = _distinct(found, 2.0 * step, 4)
+            corners = 0.5 * step * np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]])
+            if step <= 4.0 * grid.spacing_m:
+                site = SearchSite(grid, free, free_cells(grid, free, seen_m))
+                best = _distinct(self.score(site, np.array([b.place_m for b in best])), 0.0, 4)
+            around = np.concatenate([np.asarray(b.place_m) + corners for b in best])
+            found = best + self.score(site, around)
+            pool += found
+        chosen = _distinct(pool, config.apart_cells * grid.spacing_m, config.most)
+        return chosen + [chosen[0]] * (config.most - len(chosen))
+
+    def conditional_means(
+        self,
+        grid: Grid,
+        free: Bool[np.ndarray, "rows cols"],
+        seen_m: Float[np.ndarray, "points 2"],
+        config: PlaceConfig,
+    ) -> ConditionalMeans:
+        """Mean maps of the best places and the fields of what they leave open; see `places`."""
+        chosen = self.places(grid, free, seen_m, config)
+        planes = np.stack([transmitter_planes(free, grid, c.place_m) for c in chosen])
+        full = SearchSite(grid, free, free_cells(grid, free, seen_m))
+        means = self.mean_maps(full, planes)
+        judged = [
+            self.judge(full, c.place_m, *at) for c, *at in zip(chosen, planes, means, strict=True)
+        ]
+        order = np.argsort([-one.log_evidence for one in judged], kind="stable")
+        chosen, planes = [judged[k] for k in order], planes[order]
+        grey = means[order].astype(np.float64)
+        cells_m = grid.centres_m()
+        fields = np.stack(
+            [
+                basis(planes[k], cells_m - np.asarray(one.place_m), grey[k])
+                for k, one in enumerate(chosen)
+            ]
+        ).astype(np.float64)
+        root = np.linalg.cholesky(self.prior.covariance)
+        found = np.stack([one.coefficient for one in chosen])
+        return ConditionalMeans(
+            np.array([one.place_m for one in chosen]),
+            planes,
+            grey + np.einsum("t,ktrc->krc", self.prior.mean, fields),
+            np.einsum("ts,ktrc->ksrc", root, fields),
+            np.linalg.solve(root, (found - self.prior.mean).T).T,
+        )
+
+
+def _distinct(found: list[Evidence], apart_m: float, most: int) -> list[Evidence]:
+    """The best of all that are at least so far apart."""
+    chosen: list[Evidence] = []
+    for item in sorted(found, key=lambda e: -e.log_evidence):
+        gaps = [math.dist(item.place_m, other.place_m) for other in chosen]
+        if all(gap >= apart_m for gap in gaps):
+            chosen.append(item)
+        if len(chosen) == most:
+            break
+    return chosen
 
 
 def lattice(

@@ -26,29 +26,12 @@ from hertzmap.core.units import GreyScale
 from hertzmap.diffusion.denoisers import MapUNet
 from hertzmap.diffusion.process import angles
 from hertzmap.diffusion.samplers import encode, sample
-from hertzmap.estimation._gaussian_process import (
-    FitConfig,
-    Observations,
-    condition,
-    factorise,
-    fit,
-)
-from hertzmap.estimation._path_loss import PathLossConfig, infer_site, trend_terms
+from hertzmap.estimation._families import Conditioning, mixture
 from hertzmap.estimation._rasters import condition_planes, condition_scalars, pad_site
-from hertzmap.estimation._stacking import Family, log_shares, square_blocks, typical_gap_m
-from hertzmap.estimation._transmitter_search import (
-    Evidence,
-    SearchSite,
-    TermPrior,
-    TransmitterSearch,
-    basis,
-    free_cells,
-    lattice,
-)
+from hertzmap.estimation._transmitter_search import PlaceConfig, TermPrior, TransmitterSearch
 from hertzmap.estimation.base import AbstractEstimator
 from hertzmap.measurement.likelihood import data_term, read_nodes
 from hertzmap.measurement.operator import DriftOperator
-from hertzmap.scenes.wayfinding import transmitter_planes
 
 
 @final
@@ -136,12 +119,6 @@ class RadioDiffInv2Config:
             msg = f"RadioDiffInv2Config.inverted_share is {self.inverted_share}, not in [0, 1]"
             raise ConfigError(msg)
 
-
-BLOCK_GAPS = 2.0
-"""Width of a left-out block in typical gaps: its reports then lie about a gap from the others."""
-
-NEGLIGIBLE = 7.0
-"""Candidates whose weight is below e^-7 of the best one's are left out."""
 
 PRESETS: dict[str, RadioDiffInv2Config] = {
     "quick": RadioDiffInv2Config(),
@@ -300,32 +277,10 @@ class RadioDiffInv2(AbstractEstimator):
             terms = np.full((starts, count, *problem.grid.shape), problem.offset_std)
             coefficient = np.zeros((starts, count))
             return _Start(planes, agnostic, noise, coefficient, np.empty(0), terms)
-        search = self._searcher(problem, seed)
-        chosen = self._search(problem, search)
-        grid = problem.grid
-        stack = np.stack([transmitter_planes(problem.free, grid, c.place_m) for c in chosen])
-        full = SearchSite(
-            grid, problem.free, free_cells(grid, problem.free, problem.operator.mean_place_m)
+        means = self._searcher(problem, seed).conditional_means(
+            problem.grid, problem.free, problem.operator.mean_place_m, self._places()
         )
-        guess = search.mean_maps(full, stack)
-        judged = [
-            search.judge(full, c.place_m, *at) for c, *at in zip(chosen, stack, guess, strict=True)
-        ]
-        order = np.argsort([-one.log_evidence for one in judged], kind="stable")
-        chosen, stack = [judged[k] for k in order], stack[order]
-        guess = guess[order].astype(np.float64)
-        fields = np.stack(
-            [
-                basis(stack[k], grid.centres_m() - np.asarray(e.place_m), guess[k])
-                for k, e in enumerate(chosen)
-            ]
-        ).astype(np.float64)
-        prior = search.prior
-        guess = guess + np.einsum("t,ktrc->krc", prior.mean, fields)
-        root = np.linalg.cholesky(prior.covariance)
-        terms = np.einsum("ts,ktrc->ksrc", root, fields)
-        found = np.stack([evidence.coefficient for evidence in chosen[:starts]])
-        coefficient = np.linalg.solve(root, (found - prior.mean).T).T
+        guess, stack, coefficient = means.grey, means.planes, means.coefficient[:starts]
         agnostic = torch.zeros(starts, dtype=torch.bool)
         planes = torch.cat([free, torch.from_numpy(stack[:starts])], dim=1)
         if config.initial == "encoded":
@@ -335,7 +290,7 @@ class RadioDiffInv2(AbstractEstimator):
                 path = angles(config.steps, config.shift)
                 encoded = encode(denoiser, torch.from_numpy(clean).float(), path)
             noise = encoded + config.seed_noise * noise
-        return _Start(planes, agnostic, noise, coefficient, guess, terms)
+        return _Start(planes, agnostic, noise, coefficient, guess, means.terms)
 
     def _searcher(self, problem: _Problem, seed: int) -> TransmitterSearch:
         network, prior = self.network, self.term_prior
@@ -353,38 +308,11 @@ class RadioDiffInv2(AbstractEstimator):
             seed=seed,
         )
 
-    def _search(self, problem: _Problem, search: TransmitterSearch) -> list[Evidence]:
-        """Coarse to fine: the best supposed transmitters, at least `apart_cells` apart.
-
-        Scores of coarse and fine cells stand side by side here; `_start` judges the chosen again.
-        """
+    def _places(self) -> PlaceConfig:
         config = self.config
-        factor = 2 if min(problem.grid.shape) % 64 == 0 and min(problem.grid.shape) >= 128 else 1
-        coarse = problem.grid
-        free = problem.free
-        if factor == 2 and all(n % 64 == 0 for n in problem.grid.shape):
-            rows, cols = problem.grid.shape
-            coarse = Grid(rows // 2, cols // 2, 2.0 * problem.grid.spacing_m, problem.grid.origin_m)
-            free = problem.free.reshape(rows // 2, 2, cols // 2, 2).mean(axis=(1, 3)) >= 0.5
-        seen_m = problem.operator.mean_place_m
-        site = SearchSite(coarse, free, free_cells(coarse, free, seen_m))
-        size = max(problem.grid.rows, problem.grid.cols) * problem.grid.spacing_m / 256.0
-        step = config.coarse_step_m * size
-        found = search.score(site, lattice(problem.grid, step, config.outside_m * size))
-        pool = list(found)
-        while step > 2.0 * problem.grid.spacing_m:
-            step *= 0.5
-            best = _distinct(found, 2.0 * step, 4)
-            corners = 0.5 * step * np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]])
-            if step <= 4.0 * problem.grid.spacing_m:
-                cells = free_cells(problem.grid, problem.free, seen_m)
-                site = SearchSite(problem.grid, problem.free, cells)
-                best = _distinct(search.score(site, np.array([b.place_m for b in best])), 0.0, 4)
-            around = np.concatenate([np.asarray(b.place_m) + corners for b in best])
-            found = best + search.score(site, around)
-            pool += found
-        most, apart_m = config.places, config.apart_cells * problem.grid.spacing_m
-        return _padded(_distinct(pool, apart_m, most), most)
+        return PlaceConfig(
+            config.places, config.apart_cells, config.coarse_step_m, config.outside_m
+        )
 
     # --- Inversion ------------------------------------------------------------------------
 
@@ -517,103 +445,25 @@ class RadioDiffInv2(AbstractEstimator):
         """
         grid, generator = problem.grid, np.random.default_rng(seed)
         none = np.zeros((len(maps_dbm), 0, *grid.shape))
-        inverted = self._family(problem, maps_dbm, none, reports, generator)
+        about = Conditioning(problem.operator, reports, generator)
+        inverted = about.maps(maps_dbm, none)
         every = np.arange(len(maps_dbm))
         if not len(start.guess):
             spread = np.broadcast_to(inverted.deviation_db(grid), maps_dbm.shape)
             return inverted.maps_dbm(grid, every), spread, np.zeros(len(every))
         means_dbm = reference + self.scale.to_db(start.guess)
         terms_db = self.scale.span_db * start.terms
-        families = [self._family(problem, means_dbm, terms_db, reports, generator)]
+        families = [about.maps(means_dbm, terms_db, self.config.evidence_temperature)]
         if self.config.path_loss:
-            families.append(self._path_loss(problem, reports, generator))
-        place_m = problem.operator.mean_place_m
-        width_m = BLOCK_GAPS * typical_gap_m(grid, problem.free, place_m)
-        shares = log_shares(families, square_blocks(place_m, width_m))
+            families.append(about.path_loss(problem.free, self.config.places))
+        shares = about.log_shares(families, problem.free)
         log_weight = [share + one.log_weight for share, one in zip(shares, families, strict=True)]
         share = self.config.inverted_share
         with np.errstate(divide="ignore"):
             log_weight[0] = log_weight[0] + np.log(1.0 - share)
             log_weight.append(np.full(len(every), shares[0] + np.log(share / len(every))))
-        least = max(one.max() for one in log_weight) - NEGLIGIBLE
         spreads = [one.deviation_db(grid) for one in families]
-        found = []
-        for family, spread, own in zip(
-            (*families, inverted), (*spreads, spreads[0]), log_weight, strict=True
-        ):
-            kept = np.flatnonzero(own > least)
-            if len(kept):
-                maps = family.maps_dbm(grid, kept)
-                found.append((maps, np.broadcast_to(spread, maps.shape), own[kept]))
-        maps, spread, weight = (np.concatenate(part) for part in zip(*found, strict=True))
-        return maps, spread, weight
-
-    def _family(
-        self,
-        problem: _Problem,
-        mean_dbm: np.ndarray,
-        terms_db: np.ndarray,
-        reports: Reports,
-        generator: np.random.Generator,
-    ) -> Family:
-        """One process about each mean map [dBm] with its fields of global unknowns [dB].
-
-        They share kernel, noise and so the Cholesky factor: the kernel is fitted about the first,
-        and what a report's drift adds to its noise is the mean over all.
-        """
-        seen = [
-            self._observations(problem, *about, reports)
-            for about in zip(mean_dbm, terms_db, strict=True)
-        ]
-        noise = np.mean([one.noise_var_db2 for one in seen], axis=0)
-        seen = [replace(one, noise_var_db2=noise) for one in seen]
-        hyper = fit(seen[0], FitConfig(most_reports=600), generator)
-        factor = factorise(seen[0], hyper)
-        processes = [condition(one, hyper, factor) for one in seen]
-        evidence = np.array([process.log_evidence for process in processes])
-        evidence /= self.config.evidence_temperature
-        log_weight = evidence - np.logaddexp.reduce(evidence)
-        return Family(processes, log_weight, mean_dbm, list(np.moveaxis(terms_db, 1, -1)))
-
-    def _path_loss(
-        self, problem: _Problem, reports: Reports, generator: np.random.Generator
-    ) -> Family:
-        """Path loss from supposed sites, `places` of them at most."""
-        operator, grid = problem.operator, problem.grid
-        seen = Observations.with_constant_mean(
-            operator.mean_place_m,
-            np.trace(operator.place_cov_m2, axis1=1, axis2=2) / 2.0,
-            reports.power_dbm[operator.kept],
-            reports.noise_db[operator.kept] ** 2,
-        )
-        site = SceneRaster(grid, np.zeros(grid.shape), problem.free)
-        config = PathLossConfig(most_sites=self.config.places)
-        belief = infer_site(seen, site, config, FitConfig(), generator)
-        cells = grid.centres_m().reshape(-1, 2)
-        terms = [
-            trend_terms(cells, place_m, site, config).reshape(*grid.shape, -1)
-            for place_m in belief.site_m
-        ]
-        log_weight = belief.log_weight - np.logaddexp.reduce(belief.log_weight)
-        known = np.zeros((len(terms), *grid.shape))
-        return Family(belief.processes, log_weight, known, terms)
-
-    def _observations(
-        self, problem: _Problem, mean_dbm: np.ndarray, terms_db: np.ndarray, reports: Reports
-    ) -> Observations:
-        """What the reports say about a map: residuals over its average within each one's drift."""
-        operator = problem.operator
-        reading, variance = operator.moments(mean_dbm)
-        count = len(terms_db)
-        return Observations(
-            operator.mean_place_m,
-            np.trace(operator.place_cov_m2, axis1=1, axis2=2) / 2.0,
-            reports.power_dbm[operator.kept] - reading,
-            reports.noise_db[operator.kept] ** 2 + variance,
-            operator.averages @ terms_db.reshape(count, problem.free.size).T,
-            np.zeros(count),
-            np.ones(count),
-        )
+        return mixture(grid, [*families, inverted], [*spreads, spreads[0]], log_weight)
 
     def with_options(self, **options: object) -> "RadioDiffInv2":
         """A copy with some settings of the config changed.
@@ -639,23 +489,6 @@ def _frozen(network: MapUNet) -> Iterator[None]:
         network.train(training)
         for parameter, learn in zip(network.parameters(), learns, strict=True):
             parameter.requires_grad_(learn)
-
-
-def _distinct(found: list[Evidence], apart_m: float, most: int) -> list[Evidence]:
-    """The best of all that are at least so far apart."""
-    chosen: list[Evidence] = []
-    for item in sorted(found, key=lambda e: -e.log_evidence):
-        gaps = [math.dist(item.place_m, other.place_m) for other in chosen]
-        if all(gap >= apart_m for gap in gaps):
-            chosen.append(item)
-        if len(chosen) == most:
-            break
-    return chosen
-
-
-def _padded(chosen: list[Evidence], count: int) -> list[Evidence]:
-    """Repeat the best where there are fewer than `count`."""
-    return chosen + [chosen[0]] * (count - len(chosen))
 
 
 def _stalled(losses: list[np.ndarray], patience: int, share: float) -> bool:

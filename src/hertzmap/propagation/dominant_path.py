@@ -38,6 +38,7 @@ from hertzmap.propagation.antennas import gain_dbi
 from hertzmap.propagation.base import AbstractMapBackend
 from hertzmap.propagation.parameters import PropagationParameters
 from hertzmap.propagation.rooftop import rooftop_bends, rooftop_loss
+from hertzmap.propagation.vectorize import scene_from_mask
 from hertzmap.scenes.raster import rasterize, window
 
 CLEARANCE_M = 0.10
@@ -48,6 +49,8 @@ WAVEGUIDE_REACH_M = 40.0
 """Street width beyond which walls no longer guide the wave [m]; engine design figure."""
 ARRIVAL_WINDOW_DB = 25.0
 """The delay is that of the earliest route within this of the strongest [dB]."""
+LEAST_HEIGHT_M = 0.1
+"""Height of footprints whose heights only a raster knows [m]."""
 NO_ROUTE_DB = np.float32(-1e4)
 """Stands for a missing route inside a power sum."""
 LN10 = float(np.log(10.0))
@@ -106,6 +109,31 @@ class Environment:
         graph = street_graph(sides, site.free, grid.spacing_m)
         return cls(local, grid, raster, site, near, sides, graph)
 
+    @classmethod
+    def of_raster(cls, site: SceneRaster, *, margin_m: float = 100.0) -> "Environment":
+        """What a raster alone tells: walls traced from its mask, bare ground around it.
+
+        Heights stand in the raster; the traced footprints only say where no street route starts.
+
+        Args:
+            site: heights and outdoor mask; its grid is that of the maps.
+            margin_m: width of the belt of bare ground in which transmitters may stand [m].
+        """
+        grid = site.grid
+        cells = int(np.ceil(margin_m / grid.spacing_m))
+        belt = cells * grid.spacing_m
+        origin_m = (grid.origin_m[0] - belt, grid.origin_m[1] - belt)
+        padded = Grid(grid.rows + 2 * cells, grid.cols + 2 * cells, grid.spacing_m, origin_m)
+        height_m = np.pad(np.where(site.free, 0.0, site.height_m), cells).astype(np.float32)
+        raster = SceneRaster(padded, height_m, np.pad(site.free, cells, constant_values=True))
+        inner = np.s_[cells : cells + grid.rows, cells : cells + grid.cols]
+        near = _closeness(_distance_to_buildings(raster)[inner])
+        scene = scene_from_mask(site.free, grid, height_m=LEAST_HEIGHT_M)
+        sides = outline(list(scene.footprints), grid.origin_m, padded.bounds_m)
+        graph = street_graph(sides, site.free, grid.spacing_m)
+        own = SceneRaster(grid, height_m[inner].copy(), site.free.copy())
+        return cls(scene, grid, raster, own, near, sides, graph)
+
 
 def _distance_to_buildings(raster: SceneRaster) -> np.ndarray:
     """Distance of each outdoor cell's centre to the edge of the nearest indoor cell [m]."""
@@ -159,6 +187,46 @@ class Routes:
         via = self.corner_m[bends[bends >= 0][::-1]]
         end = self.grid.place(np.array([row, col], dtype=np.float64))
         return np.vstack([self.transmitter.place_m[:2], via, end])
+
+
+@final
+@dataclass(frozen=True)
+class GainLayers:
+    """What the gain of one transmitter is made of, routes held fixed; see `response`."""
+
+    transmitter: Transmitter
+    """The transmitter, moved clear of walls."""
+    los: Bool[np.ndarray, "*cells"]
+    """True in line of sight along the street."""
+    street: Bool[np.ndarray, "*cells"]
+    """True where a street route exists, line of sight included."""
+    length_db: Float[np.ndarray, "*cells"]
+    """10 log10 of the street route's length in space [m]."""
+    bend_db: Float[np.ndarray, "*cells"]
+    """10 log10(J / L) of its bends; 0 in line of sight."""
+    first_leg_db: Float[np.ndarray, "*cells"]
+    """10 log10 of its first leg [m], at least one metre."""
+    closeness: Float[np.ndarray, "*cells"]
+    """Mean closeness to walls along it, 0 to 1."""
+    departure_rad: Float[np.ndarray, "*cells"]
+    """Azimuth it leaves towards [rad]."""
+    roof: Bool[np.ndarray, "*cells"]
+    """True where the route over the roofs counts."""
+    roof_loss_db: Float[np.ndarray, "*cells"]
+    """Its loss beyond the first metre [dB]; 0 where there is none."""
+    roof_departure_rad: Float[np.ndarray, "*cells"]
+    """Azimuth it leaves towards [rad]."""
+
+    def at(self, cell: Int[np.ndarray, " points"]) -> "GainLayers":
+        """The same at some cells only, by flat index."""
+        return replace(self, **{name: layer.reshape(-1)[cell] for name, layer in self._all()})
+
+    def reshape(self, shape: tuple[int, ...]) -> "GainLayers":
+        """The same cells in another shape."""
+        return replace(self, **{name: layer.reshape(shape) for name, layer in self._all()})
+
+    def _all(self) -> list[tuple[str, np.ndarray]]:
+        return [(name, layer) for name, layer in vars(self).items() if name != "transmitter"]
 
 
 @final
@@ -303,6 +371,36 @@ class DominantPath(AbstractMapBackend):
             corner_m=self.environment.sides.corner + np.array(self.environment.grid.origin_m),
             grid=self.environment.grid,
         )
+
+    def layers_of(self, transmitter: Transmitter) -> GainLayers:
+        """Routes of one transmitter as layers; the antenna's pattern does not enter.
+
+        Raises:
+            PropagationError: if the transmitter stands inside a building.
+        """
+        environment = self.environment
+        moved, leaves = self._site(transmitter)
+        grid, place = environment.grid, moved.place_m
+        los, street = np.zeros((2, *grid.shape), np.bool_)
+        length, bend, first, near, departure = np.zeros((5, *grid.shape), np.float32)
+        if leaves:
+            work, local = self._new_search(), self._local(moved)
+            work.run(*local)
+            los, street = work.los, work.los | (work.arrival >= 0)
+            rise = np.float32(self.parameters.receiver_height_m - place[2])
+            length = 10.0 * np.log10(np.maximum(np.hypot(work.length_m, rise), NEAREST_M))
+            bend = np.where(street, 10.0 * np.log10(work.factor), np.float32(0.0))
+            leg = work.first_leg(*local)
+            first = 10.0 * np.log10(np.maximum(np.hypot(leg[..., 0], leg[..., 1]), 1.0))
+            departure = np.arctan2(leg[..., 1], leg[..., 0])
+            near = self._route_closeness(moved, work)
+        loss, _, _, _, _ = self._over_roofs(moved)
+        roof = environment.site.free & np.isfinite(loss) & ~los
+        east, north = np.moveaxis(grid.centres_m() - np.array(place[:2]), -1, 0)
+        return GainLayers(
+            moved, los, street, length, bend, first, near, departure,
+            roof, np.where(roof, loss, np.float32(0.0)), np.arctan2(north, east),
+        )  # fmt: skip
 
     def _fill(
         self,

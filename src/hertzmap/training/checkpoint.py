@@ -23,7 +23,7 @@ from hertzmap.estimation.base import AbstractEstimator
 
 WEIGHTS: dict[tuple[str, str], str] = {("radiodiff_inv2", "as_published"): "prior-paper"}
 """Weights that a preset of a method wants; `DEFAULT_WEIGHTS` otherwise."""
-DEFAULT_WEIGHTS: dict[str, str] = {"radiodiff_inv2": "prior"}
+DEFAULT_WEIGHTS: dict[str, str] = {"radiodiff_inv2": "prior", "combined": "prior"}
 """Weights of the methods that have any."""
 
 

@@ -1,0 +1,154 @@
+"""Families of candidates: a Gaussian process about each of several maps, and their mixture."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import final
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from hertzmap.core.grid import Grid
+from hertzmap.core.types import Reports, SceneRaster
+from hertzmap.estimation._engine_search import EngineSearch, Supposed
+from hertzmap.estimation._gaussian_process import (
+    FitConfig,
+    Observations,
+    condition,
+    factorise,
+    fit,
+)
+from hertzmap.estimation._path_loss import PathLossConfig, infer_site, trend_terms
+from hertzmap.estimation._stacking import Family, log_shares, square_blocks, typical_gap_m
+from hertzmap.measurement.operator import DriftOperator
+
+BLOCK_GAPS = 2.0
+"""Width of a left-out block in typical gaps: its reports then lie about a gap from the others."""
+NEGLIGIBLE = 7.0
+"""Candidates whose weight is below e^-7 of the best one's are left out."""
+
+
+@final
+@dataclass(frozen=True)
+class Conditioning:
+    """Reports that families of candidates are conditioned on."""
+
+    operator: DriftOperator
+    """How the reports read a map."""
+    reports: Reports
+    """All of them; those that the operator kept are used."""
+    generator: np.random.Generator
+    """Draws the reports that hyper-parameters are fitted to."""
+
+    def maps(
+        self,
+        mean_dbm: Float[np.ndarray, "maps rows cols"],
+        terms_db: Float[np.ndarray, "maps terms rows cols"],
+        temperature: float = 1.0,
+    ) -> Family:
+        """One process about each map plus standard normal unknowns times its fields [dB].
+
+        They share kernel, noise and so the Cholesky factor: the kernel is fitted about the first,
+        and what a report's drift adds to its noise is the mean over all.
+
+        Args:
+            mean_dbm: known part of each mean [dBm].
+            terms_db: fields of its global unknowns, whitened [dB].
+            temperature: of the evidence by which they share their weight.
+        """
+        seen = [self._residuals(*about) for about in zip(mean_dbm, terms_db, strict=True)]
+        noise = np.mean([one.noise_var_db2 for one in seen], axis=0)
+        seen = [replace(one, noise_var_db2=noise) for one in seen]
+        hyper = fit(seen[0], FitConfig(most_reports=600), self.generator)
+        factor = factorise(seen[0], hyper)
+        processes = [condition(one, hyper, factor) for one in seen]
+        evidence = np.array([process.log_evidence for process in processes]) / temperature
+        log_weight = evidence - np.logaddexp.reduce(evidence)
+        return Family(processes, log_weight, mean_dbm, list(np.moveaxis(terms_db, 1, -1)))
+
+    def path_loss(self, free: Bool[np.ndarray, "rows cols"], most_sites: int) -> Family:
+        """Kriging about path loss from supposed sites, so many of them at most."""
+        operator, grid = self.operator, self.operator.grid
+        seen = Observations.with_constant_mean(
+            operator.mean_place_m,
+            self._place_var_m2,
+            self.reports.power_dbm[operator.kept],
+            self.reports.noise_db[operator.kept] ** 2,
+        )
+        site = SceneRaster(grid, np.zeros(grid.shape), free)
+        config = PathLossConfig(most_sites=most_sites)
+        belief = infer_site(seen, site, config, FitConfig(), self.generator)
+        cells = grid.centres_m().reshape(-1, 2)
+        terms = [
+            trend_terms(cells, place_m, site, config).reshape(*grid.shape, -1)
+            for place_m in belief.site_m
+        ]
+        log_weight = belief.log_weight - np.logaddexp.reduce(belief.log_weight)
+        known = np.zeros((len(terms), *grid.shape))
+        return Family(belief.processes, log_weight, known, terms, belief.site_m)
+
+    def engine(
+        self,
+        search: EngineSearch,
+        supposed: Sequence[Supposed],
+        reference_dbm: float,
+    ) -> Family:
+        """Maps of the dominant-path engine from supposed transmitters."""
+        about = [search.map_about(one) for one in supposed]
+        gains = np.stack([gain for gain, _ in about])
+        return self.maps(reference_dbm + gains, np.stack([terms for _, terms in about]))
+
+    def log_shares(
+        self, families: Sequence[Family], free: Bool[np.ndarray, "rows cols"]
+    ) -> Float[np.ndarray, " families"]:
+        """Logarithm of each family's weight, by how it fills gaps of the typical width."""
+        place_m = self.operator.mean_place_m
+        width_m = BLOCK_GAPS * typical_gap_m(self.operator.grid, free, place_m)
+        return log_shares(families, square_blocks(place_m, width_m))
+
+    def _residuals(self, mean_dbm: np.ndarray, terms_db: np.ndarray) -> Observations:
+        """What the reports say about a map: residuals over its mean within each one's drift."""
+        operator = self.operator
+        reading, variance = operator.moments(mean_dbm)
+        count = len(terms_db)
+        return Observations(
+            operator.mean_place_m,
+            self._place_var_m2,
+            self.reports.power_dbm[operator.kept] - reading,
+            self.reports.noise_db[operator.kept] ** 2 + variance,
+            operator.averages @ terms_db.reshape(count, mean_dbm.size).T,
+            np.zeros(count),
+            np.ones(count),
+        )
+
+    @property
+    def _place_var_m2(self) -> Float[np.ndarray, " points"]:
+        return np.trace(self.operator.place_cov_m2, axis1=1, axis2=2) / 2.0
+
+
+def mixture(
+    grid: Grid,
+    families: Sequence[Family],
+    deviations_db: Sequence[Float[np.ndarray, "rows cols"]],
+    log_weights: Sequence[np.ndarray],
+) -> tuple[
+    Float[np.ndarray, "candidates rows cols"],
+    Float[np.ndarray, "candidates rows cols"],
+    Float[np.ndarray, " candidates"],
+]:
+    """Maps [dBm], deviations [dB] and log weights of all candidates that matter.
+
+    Args:
+        grid: cells of the answer.
+        families: their processes give the maps.
+        deviations_db: of each family.
+        log_weights: of each family's members, over all families.
+    """
+    least = max(one.max() for one in log_weights) - NEGLIGIBLE
+    found = []
+    for family, spread, own in zip(families, deviations_db, log_weights, strict=True):
+        kept = np.flatnonzero(own > least)
+        if len(kept):
+            maps = family.maps_dbm(grid, kept)
+            found.append((maps, np.broadcast_to(spread, maps.shape), own[kept]))
+    maps, spread, weight = (np.concatenate(part) for part in zip(*found, strict=True))
+    return maps, spread, weight

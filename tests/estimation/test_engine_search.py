@@ -1,0 +1,80 @@
+"""The engine's transmitter is found from reports of its own map."""
+
+import numpy as np
+import pytest
+
+from hertzmap.core.grid import Grid
+from hertzmap.core.types import Transmitter
+from hertzmap.estimation import _engine_search as engine
+from hertzmap.propagation.dominant_path import DominantPath, Environment
+from hertzmap.propagation.parameters import PropagationParameters
+from hertzmap.scenes.synthetic import city
+
+GRID = Grid(96, 96, 1.0, (-48.0, -48.0))
+TRUE = Transmitter((-20.5, -10.5, 5.0), 2.6e9)
+
+
+@pytest.fixture(scope="module")
+def town() -> Environment:
+    return Environment.prepare(city(9, size_m=96.0, buildings=16), GRID, margin_m=0.0)
+
+
+def a_search(town, *, noise_db=3.0, shift_db=0.0, level_std_db=0.0, count=250):
+    numbers = PropagationParameters(n_los=2.1, n_nlos=3.0, n_bend=1.5, waveguide_db=2.0)
+    truth = DominantPath(town, numbers).trace((TRUE,))
+    draw = np.random.default_rng(0)
+    seen = truth.valid[0] & town.site.free
+    cell = draw.choice(np.flatnonzero(seen), count, replace=False)
+    heard = truth.path_gain_db[0].ravel()[cell] + noise_db * draw.standard_normal(count)
+    place = GRID.centres_m().reshape(-1, 2)[cell]
+    return (
+        engine.EngineSearch(
+            town.site,
+            place,
+            heard + shift_db,
+            np.full(count, noise_db),
+            level_std_db=level_std_db,
+            floor_db=-147.0,
+            config=engine.SearchConfig(),
+        ),
+        truth.path_gain_db[0],
+        seen,
+    )
+
+
+@pytest.mark.parametrize(("shift_db", "level_std_db"), [(0.0, 0.0), (20.0, 25.0)])
+def test_the_transmitter_is_found(town, shift_db, level_std_db):
+    search, truth, seen = a_search(town, shift_db=shift_db, level_std_db=level_std_db)
+    start = np.array([[-30.0, 0.0], [20.0, 20.0]])
+    pool = search.find(start, np.random.default_rng(1))
+    best = pool[0]
+    assert best.log_evidence == max(one.log_evidence for one in pool)
+    assert np.hypot(best.place_m[0] + 20.5, best.place_m[1] + 10.5) < 3.0
+    base, terms = search.map_about(best)
+    belief = search.beliefs[int(best.directional)]
+    white = np.linalg.solve(np.linalg.cholesky(belief.covariance), best.value - belief.mean)
+    found = base + np.tensordot(white, terms, 1)
+    assert np.median(np.abs(found - truth - shift_db)[seen]) < 2.0
+
+
+def test_the_same_draws_find_the_same(town):
+    search, _, _ = a_search(town, count=60)
+    start = np.array([[-30.0, 0.0]])
+    first, second = (search.find(start, np.random.default_rng(2)) for _ in range(2))
+    assert [one.place_m for one in first] == [one.place_m for one in second]
+
+
+def test_a_supposed_place_in_a_building_is_lifted_onto_its_roof(town):
+    search, _, _ = a_search(town, count=60)
+    row, col = np.argwhere(~town.site.free)[40]
+    east, north = GRID.place(np.array([row, col], float))
+    judged = search.judge((float(east), float(north), 1.5), 0)
+    least = town.site.height_m[row, col] + engine.ABOVE_ROOF_M
+    assert judged[0].place_m[2] == pytest.approx(least)
+
+
+def test_members_stand_apart(town):
+    search, _, _ = a_search(town, count=60)
+    pool = search.find(np.array([[-30.0, 0.0]]), np.random.default_rng(2))
+    chosen = engine.apart(pool, 5)
+    assert len({one.place_m for one in chosen}) == 5
