@@ -6,6 +6,7 @@ steps that shrink, from places that something cheaper proposes. No truth enters;
 propagation are those of the documented ranges.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import final
 
@@ -25,6 +26,8 @@ HEIGHTS_M = (4.0, 18.0)
 """Heights that are tried first [m]."""
 ABOVE_ROOF_M = 2.0
 """A supposed antenna inside a building is lifted so far above its roof [m]."""
+THREADS = 2
+"""Supposed transmitters judged at a time; the answer does not depend on it."""
 _CARRIER_HZ = 2.0e9
 _STEPS = 2
 
@@ -142,17 +145,32 @@ class EngineSearch:
             start_m: places to begin with (east, north) [m].
             draw: of the random steps.
         """
-        pool: list[Supposed] = []
-        for east, north in start_m:
-            for up in HEIGHTS_M:
-                for curve in (0, 2):
-                    pool += self.judge((float(east), float(north), up), curve)
-        for turn in range(self.config.rounds):
-            pool.sort(key=lambda one: -one.log_evidence)
-            for one in apart(pool, self.config.kept):
-                late = turn > 1 and one.log_evidence < pool[0].log_evidence - self.config.behind
-                for _ in range(0 if late else self.config.tried):
-                    pool += self.judge(*self._step(one, turn, draw))
+        first = [
+            ((float(east), float(north), up), curve)
+            for east, north in start_m
+            for up in HEIGHTS_M
+            for curve in (0, 2)
+        ]
+        with ThreadPoolExecutor(THREADS) as threads:
+
+            def judged(asked: list[tuple[tuple[float, float, float], int]]) -> list[Supposed]:
+                return [
+                    one
+                    for found in threads.map(lambda job: self.judge(*job), asked)
+                    for one in found
+                ]
+
+            pool = judged(first)
+            for turn in range(self.config.rounds):
+                pool.sort(key=lambda one: -one.log_evidence)
+                near = [
+                    one
+                    for one in apart(pool, self.config.kept)
+                    if turn < 2 or one.log_evidence > pool[0].log_evidence - self.config.behind
+                ]
+                pool += judged(
+                    [self._step(one, turn, draw) for one in near for _ in range(self.config.tried)]
+                )
         pool.sort(key=lambda one: -one.log_evidence)
         return pool
 
