@@ -181,7 +181,7 @@ class _Start:
 class RadioDiffInv2(AbstractEstimator):
     """Optimise the seed of a diffusion prior until its map explains the drifted reports.
 
-    Cost with the shipped network on two cores: about 10 s a 256 x 256 map (``quick``). Use
+    Cost with the shipped network on two cores: about 15 s a 256 x 256 map (``quick``). Use
     something else where the building mask is missing, or where the field has many transmitters.
     """
 
