@@ -1,7 +1,7 @@
 """Share weight between families of models by how well they fill gaps they did not see.
 
 The marginal likelihood picks one family and is sure of it, also where none is true and reports
-share errors: on measured fields it believes at 1000 to 1 what fills a gap no better than its rival.
+share errors: on measured fields it believes at 100 to 1 what fills a gap no better than its rival.
 Here weights maximise the log score of a mixture on blocks of reports left out in turn; a block is
 as wide as the gaps that the map must fill.
 

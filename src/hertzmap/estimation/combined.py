@@ -1,4 +1,4 @@
-"""The default estimate: three kinds of model, weighed by how they fill gaps in the reports.
+"""Three kinds of model, weighed by how they fill gaps in the reports.
 
 (1) The diffusion prior's conditional means given supposed transmitters, with their global unknowns.
 (2) Maps of the dominant-path engine from supposed transmitters, its numbers integrated out.
@@ -82,8 +82,7 @@ class Combined(AbstractEstimator):
 
     Cost on one core: 13 to 25 s a 256 x 256 map with 250 to 2,600 reports. Not yet tuned. Use
     `radiodiff_inv2` or Kriging about path loss where reports are dense and measured, and something
-    else where the building mask is missing, or where several transmitters share the
-    map.
+    else where the building mask is missing, or where several transmitters share the map.
     """
 
     config: CombinedConfig = field(default_factory=CombinedConfig)
@@ -148,7 +147,8 @@ class Combined(AbstractEstimator):
                 config=config.search,
             )
             pool = engine.find(np.concatenate(start_m), about.generator)
-            families.append(about.engine(engine, apart(pool, config.engines), reference))
+            if pool:  # empty where no antenna can stand
+                families.append(about.engine(engine, apart(pool, config.engines), reference))
         shares = about.log_shares(families, free)
         weights = [share + one.log_weight for share, one in zip(shares, families, strict=True)]
         spreads = [one.deviation_db(grid) for one in families]

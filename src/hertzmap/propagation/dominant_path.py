@@ -91,14 +91,7 @@ class Environment:
         if margin_m < 0 or max(grid.shape) > np.iinfo(np.int16).max:
             msg = f"needs a margin of at least 0 and at most 32767 rows, cols: {margin_m}, {grid}"
             raise ValueError(msg)
-        cells = int(np.ceil(margin_m / grid.spacing_m))
-        belt = cells * grid.spacing_m
-        padded = Grid(
-            grid.rows + 2 * cells,
-            grid.cols + 2 * cells,
-            grid.spacing_m,
-            (grid.origin_m[0] - belt, grid.origin_m[1] - belt),
-        )
+        padded, cells = _grown(grid, margin_m)
         local = window(scene, grid, margin_m)
         whole = rasterize(local, padded)
         raster = SceneRaster(padded, whole.height_m.astype(np.float32), whole.free)
@@ -120,10 +113,7 @@ class Environment:
             margin_m: width of the belt of bare ground in which transmitters may stand [m].
         """
         grid = site.grid
-        cells = int(np.ceil(margin_m / grid.spacing_m))
-        belt = cells * grid.spacing_m
-        origin_m = (grid.origin_m[0] - belt, grid.origin_m[1] - belt)
-        padded = Grid(grid.rows + 2 * cells, grid.cols + 2 * cells, grid.spacing_m, origin_m)
+        padded, cells = _grown(grid, margin_m)
         height_m = np.pad(np.where(site.free, 0.0, site.height_m), cells).astype(np.float32)
         raster = SceneRaster(padded, height_m, np.pad(site.free, cells, constant_values=True))
         inner = np.s_[cells : cells + grid.rows, cells : cells + grid.cols]
@@ -133,6 +123,14 @@ class Environment:
         graph = street_graph(sides, site.free, grid.spacing_m)
         own = SceneRaster(grid, height_m[inner].copy(), site.free.copy())
         return cls(scene, grid, raster, own, near, sides, graph)
+
+
+def _grown(grid: Grid, margin_m: float) -> tuple[Grid, int]:
+    """The grid with a belt of whole cells round it, and the width of the belt in cells."""
+    cells = int(np.ceil(margin_m / grid.spacing_m))
+    belt = cells * grid.spacing_m
+    origin_m = (grid.origin_m[0] - belt, grid.origin_m[1] - belt)
+    return Grid(grid.rows + 2 * cells, grid.cols + 2 * cells, grid.spacing_m, origin_m), cells
 
 
 def _distance_to_buildings(raster: SceneRaster) -> np.ndarray:

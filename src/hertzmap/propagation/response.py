@@ -19,6 +19,7 @@ from scipy.ndimage import distance_transform_edt
 from hertzmap.core.seeds import generator
 from hertzmap.core.types import AntennaPattern, Transmitter
 from hertzmap.propagation.antennas import gain_dbi
+from hertzmap.propagation.calibration import NO_ROUTE_DB
 from hertzmap.propagation.dominant_path import GainLayers, one_metre_loss_db
 from hertzmap.propagation.draws import ParameterRanges, TransmitterRanges, draw_parameters
 
@@ -43,8 +44,6 @@ TERMS = (
 )
 """Gain at one metre; extra gain in sight, out of sight and over roofs [dB]; exponents, negative;
 waveguide gain [dB]; the exponent's excess on the first leg (mode ``split``); antenna [dB]."""
-NO_ROUTE_DB = -400.0
-"""Gain of a route that does not exist [dB]; adds nothing to any sum."""
 _DRAWS = 2000
 
 
