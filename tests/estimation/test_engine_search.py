@@ -46,7 +46,7 @@ def a_search(town, *, noise_db=3.0, shift_db=0.0, level_std_db=0.0, count=250):
 def test_the_transmitter_is_found(town, shift_db, level_std_db):
     search, truth, seen = a_search(town, shift_db=shift_db, level_std_db=level_std_db)
     start = np.array([[-30.0, 0.0], [20.0, 20.0]])
-    pool = search.find(start, np.random.default_rng(1))
+    pool = search.find(start, np.random.default_rng(1)).pool
     best = pool[0]
     assert best.log_evidence == max(one.log_evidence for one in pool)
     assert np.hypot(best.place_m[0] + 20.5, best.place_m[1] + 10.5) < 3.0
@@ -61,20 +61,41 @@ def test_the_same_draws_find_the_same(town):
     search, _, _ = a_search(town, count=60)
     start = np.array([[-30.0, 0.0]])
     first, second = (search.find(start, np.random.default_rng(2)) for _ in range(2))
-    assert [one.place_m for one in first] == [one.place_m for one in second]
+    assert [one.place_m for one in first.pool] == [one.place_m for one in second.pool]
+    np.testing.assert_array_equal(first.weight, second.weight)
 
 
 def test_a_supposed_place_in_a_building_is_lifted_onto_its_roof(town):
     search, _, _ = a_search(town, count=60)
     row, col = np.argwhere(~town.site.free)[40]
     east, north = GRID.place(np.array([row, col], float))
-    judged = search.judge((float(east), float(north), 1.5), 0)
+    judged = search.judge((float(east), float(north), 1.5), (1.0, 2.0))
     least = town.site.height_m[row, col] + engine.ABOVE_ROOF_M
     assert judged[0].place_m[2] == pytest.approx(least)
 
 
-def test_members_stand_apart(town):
+def test_weights_stand_for_what_the_reports_leave_open(town):
+    search, _, _ = a_search(town, count=60, noise_db=8.0)
+    found = search.find(np.array([[-30.0, 0.0]]), np.random.default_rng(2))
+    assert found.weight.sum() == pytest.approx(1.0)
+    place = np.array([one.place_m[:2] for one in found.pool])
+    mean = found.weight @ place
+    spread = np.sqrt(found.weight @ ((place - mean) ** 2).sum(axis=1))
+    assert 0.3 < spread < 40.0
+    assert np.hypot(*(mean - [-20.5, -10.5])) < 3.0 * spread
+
+
+def test_members_are_different_and_share_the_weight(town):
     search, _, _ = a_search(town, count=60)
-    pool = search.find(np.array([[-30.0, 0.0]]), np.random.default_rng(2))
-    chosen = engine.apart(pool, 5)
-    assert len({one.place_m for one in chosen}) == 5
+    found = search.find(np.array([[-30.0, 0.0]]), np.random.default_rng(2))
+    members, log_weight = found.members(8, np.random.default_rng(0))
+    assert len(members) == len(log_weight) == len({id(one) for one in members}) <= 8
+    assert np.exp(log_weight).sum() == pytest.approx(1.0)
+
+
+def test_those_apart_are_apart():
+    def one(east):
+        return engine.Supposed((east, 0.0, 5.0), (1.0, 1.0), False, -east, np.zeros(1))
+
+    chosen = engine.apart([one(east) for east in (0.0, 1.0, 7.0, 8.0, 20.0)], 3, 5.0)
+    assert [item.place_m[0] for item in chosen] == [0.0, 7.0, 20.0]

@@ -35,6 +35,8 @@ class UNetConfig:
     """Attention heads at the lowest level."""
     groups: int = 8
     """Groups of the group normalisation."""
+    outputs: int = 1
+    """Images answered: 1 for a denoiser."""
 
 
 class ResidualBlock(nn.Module):
@@ -115,7 +117,7 @@ class ConditionEncoder(nn.Module):
 class MapUNet(nn.Module):
     """Expected clean image given state, noise level, condition planes and scalars.
 
-    The output is A + sum_k B_k * plane_k + B_u * state with coefficient fields A, B of full
+    Each output is A + sum_k B_k * plane_k + B_u * state with coefficient fields A, B of full
     resolution: edges of the condition planes reach the output pixel by pixel.
     """
 
@@ -148,7 +150,7 @@ class MapUNet(nn.Module):
             nn.Conv2d(below, width, 1) for below, width in zip(widths[1:], widths, strict=False)
         )
         self.head_norm = nn.GroupNorm(groups, widths[0])
-        self.head = nn.Conv2d(widths[0], area * (config.planes + 2), 1)
+        self.head = nn.Conv2d(widths[0], area * config.outputs * (config.planes + 2), 1)
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
 
@@ -200,10 +202,14 @@ class MapUNet(nn.Module):
                 x = functional.interpolate(self.grow[level - 1](x), scale_factor=2.0)
         area = self.patch**2
         coefficients = self.head(functional.silu(self.head_norm(x))).split(area, dim=1)
-        clean = torch.addcmul(coefficients[0], coefficients[-1], patches)
-        for index, plane in enumerate(basis.split(area, dim=1)):
-            clean = torch.addcmul(clean, coefficients[index + 1], plane)
-        return functional.pixel_shuffle(clean, self.patch)
+        images = []
+        for first in range(0, len(coefficients), self.config.planes + 2):
+            own = coefficients[first : first + self.config.planes + 2]
+            image = torch.addcmul(own[0], own[-1], patches)
+            for index, plane in enumerate(basis.split(area, dim=1)):
+                image = torch.addcmul(image, own[index + 1], plane)
+            images.append(image)
+        return functional.pixel_shuffle(torch.cat(images, dim=1), self.patch)
 
     def condition_parameters(self) -> list[nn.Parameter]:
         """Encoder and injection layers: what the paper's adaptation tunes."""

@@ -1,11 +1,16 @@
 """Where the transmitter stands and what it is like, judged by the reports through the engine.
 
-Each supposed place, height, bend curve and kind of antenna gives routes by the dominant-path model;
-all else is linear and integrated out (`propagation.response`). Supposed ones are improved by random
-steps that shrink, from places that something cheaper proposes. No truth enters; the beliefs about
-propagation are those of the documented ranges.
+Each supposed place, height and bend curve gives routes by the dominant-path model; all else is
+linear and integrated out (`propagation.response`). Supposed ones are improved by random steps from
+places that something cheaper proposes, then sampled by population Monte Carlo, so that those kept
+stand for what the reports leave open. No truth enters; the beliefs about propagation are those of
+the documented ranges.
+
+Source: Cappe, Guillin, Marin, Robert, Population Monte Carlo (2004); the tempering and the weights
+by the density of what was judged are ours.
 """
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import final
@@ -18,18 +23,37 @@ from hertzmap.core.types import SceneRaster, Transmitter
 from hertzmap.estimation._transmitter_search import free_cells
 from hertzmap.propagation.dominant_path import DominantPath, Environment
 from hertzmap.propagation.parameters import PropagationParameters
-from hertzmap.propagation.response import Response, TermBelief, fill_gaps, term_belief
+from hertzmap.propagation.response import TERMS, Response, TermBelief, fill_gaps, term_belief
 
-CURVES = ((0.6, 0.8), (1.0, 3.0), (2.0, 2.0), (2.0, 5.0))
-"""(k1, k2) of the bend factors that are tried."""
-HEIGHTS_M = (4.0, 18.0)
+START_CURVES = ((0.6, 0.8), (2.0, 2.0))
+"""(k1, k2) of the bend factors that are tried first."""
+START_HEIGHTS_M = (4.0, 18.0)
 """Heights that are tried first [m]."""
+LOWEST = np.array([-np.inf, -np.inf, np.log(1.5), np.log(0.3), 0.0])
+"""Least (east, north, log height, log k1, k2): the ranges of `propagation.draws`."""
+HIGHEST = np.array([np.inf, np.inf, np.log(45.0), np.log(3.0), 6.0])
+"""Largest ones."""
+SCATTER = np.array([[np.log(3.0), LOWEST[3], 0.0], [np.log(30.0), HIGHEST[3], 6.0]])
+"""Log heights and curves of those that are scattered about the first places."""
+LEAST_STEP = np.array([0.7, 0.7, 0.08, 0.15, 0.4])
+"""Least standard deviation of what is proposed about a sample."""
+MOST_STEP = np.array([10.0, 10.0, 0.3, 0.4, 1.2])
+"""Largest one."""
+NEAR_M = 30.0
+"""Samples within it say how wide to propose about one."""
+BANDWIDTH = np.array([1.5, 1.5, 0.2])
+"""Of the density of judged (east, north, log height)."""
 ABOVE_ROOF_M = 2.0
 """A supposed antenna inside a building is lifted so far above its roof [m]."""
+SHRINK = 0.6
+"""By which steps grow shorter from round to round."""
+LEAST_SHARE = 0.15
+"""They grow no shorter than this share."""
 THREADS = 2
 """Supposed transmitters judged at a time; the answer does not depend on it."""
 _CARRIER_HZ = 2.0e9
 _STEPS = 2
+_ROOF = TERMS.index("roof")
 
 
 @final
@@ -37,18 +61,34 @@ _STEPS = 2
 class SearchConfig:
     """How places are sought."""
 
-    rounds: int = 6
-    """Rounds of random steps."""
-    kept: int = 4
-    """Supposed transmitters that each round improves."""
-    tried: int = 6
+    scattered: int = 40
+    """Random supposed transmitters about those places that are tried first."""
+    scatter_m: float = 25.0
+    """Standard deviation of their distance per axis [m]."""
+    rounds: int = 3
+    """Rounds of random steps, at least."""
+    most_rounds: int = 10
+    """Rounds at most: they go on while the best one's evidence rises by `rise`."""
+    rise: float = 6.0
+    """See `most_rounds`."""
+    kept: int = 8
+    """Supposed transmitters that each of these rounds improves."""
+    tried: int = 5
     """Steps tried from each of them."""
-    step_m: float = 8.0
-    """First length of a step per axis [m]; falls by 0.6 a round."""
+    apart_m: float = 12.0
+    """Least distance of two that the first round improves [m]; falls alike."""
+    step_m: float = 12.0
+    """First length of a step per axis [m]; falls by `SHRINK` a round."""
+    populations: int = 4
+    """Rounds of sampling that follow."""
+    samples: int = 40
+    """Supposed transmitters that each of them draws."""
+    temperature: float = 2.0
+    """Tempering of the evidence: reports share errors of the model."""
     model_db: float = 4.0
     """Error of the engine's map, taken as independent noise [dB]."""
-    behind: float = 60.0
-    """After two rounds, those so far behind in log evidence are left alone."""
+    roof_std_db: float = 6.0
+    """Added to the belief about the loss over roofs [dB]: knife edges err by so much."""
 
 
 @final
@@ -58,14 +98,39 @@ class Supposed:
 
     place_m: tuple[float, float, float]
     """(east, north, up above ground) [m]."""
-    curve: int
-    """Index into `CURVES`."""
+    curve: tuple[float, float]
+    """(k1, k2) of the bend factor."""
     directional: bool
     """Whether the antenna is a sector."""
     log_evidence: float
     """Log marginal likelihood of the reports, the linear numbers integrated out."""
     value: Float[np.ndarray, " terms"]
     """Posterior mean of the linear numbers, see `propagation.response.TERMS`."""
+
+    @property
+    def numbers(self) -> Float[np.ndarray, "5"]:
+        """(east, north, log height, log k1, k2)."""
+        east, north, up = self.place_m
+        return np.array([east, north, np.log(up), np.log(self.curve[0]), self.curve[1]])
+
+
+@final
+@dataclass(frozen=True)
+class Found:
+    """All that were judged, the best first."""
+
+    pool: Sequence[Supposed]
+    """None where no antenna can stand."""
+    weight: Float[np.ndarray, " supposed"]
+    """Posterior weight of each; they sum to 1."""
+
+    def members(
+        self, most: int, draw: np.random.Generator
+    ) -> tuple[list[Supposed], Float[np.ndarray, " members"]]:
+        """Different ones drawn by weight, and the logarithm of the weight that each stands for."""
+        count = _resampled(self.weight, most, draw)
+        index = np.flatnonzero(count)
+        return [self.pool[k] for k in index], np.log(count[index] / most)
 
 
 class EngineSearch:
@@ -94,15 +159,15 @@ class EngineSearch:
             config: how to search.
         """
         self.environment = Environment.of_raster(site)
-        self.engines = [
-            DominantPath(self.environment, PropagationParameters(k1=k1, k2=k2)) for k1, k2 in CURVES
-        ]
         self.cell: Int[np.ndarray, " points"] = free_cells(site.grid, site.free, place_m)
         self.gain_db = gain_db
         self.variance = noise_db**2 + config.model_db**2
         self.floor_db = floor_db
         self.config = config
-        self.beliefs = [_widened(term_belief(directional=d), level_std_db) for d in (False, True)]
+        self.beliefs = [
+            _widened(term_belief(directional=d), level_std_db, config.roof_std_db)
+            for d in (False, True)
+        ]
 
     def map_about(
         self, one: Supposed
@@ -111,18 +176,20 @@ class EngineSearch:
 
         Linear about the posterior mean, where the two routes' powers are added.
         """
-        layers = self.engines[one.curve].layers_of(Transmitter(one.place_m, _CARRIER_HZ))
+        layers = self._engine(one.curve).layers_of(Transmitter(one.place_m, _CARRIER_HZ))
         gain, slope = Response.of(fill_gaps(layers)).gain(one.value, self.floor_db)
         belief = self.beliefs[int(one.directional)]
         base = gain - np.tensordot(one.value - belief.mean, slope, 1)
         root = np.linalg.cholesky(belief.covariance)
         return base, np.einsum("tu,trc->urc", root, slope)
 
-    def judge(self, place_m: tuple[float, float, float], curve: int) -> list[Supposed]:
+    def judge(
+        self, place_m: tuple[float, float, float], curve: tuple[float, float]
+    ) -> list[Supposed]:
         """Evidence for both kinds of antenna; nothing where none can stand."""
         place_m = self._lifted(place_m)
         try:
-            layers = self.engines[curve].layers_of(Transmitter(place_m, _CARRIER_HZ))
+            layers = self._engine(curve).layers_of(Transmitter(place_m, _CARRIER_HZ))
         except PropagationError:
             return []
         seen = Response.of(fill_gaps(layers).at(self.cell))
@@ -136,52 +203,85 @@ class EngineSearch:
             found.append(Supposed(place_m, curve, directional, evidence, value))
         return found
 
-    def find(
-        self, start_m: Float[np.ndarray, "points 2"], draw: np.random.Generator
-    ) -> list[Supposed]:
-        """All that were judged, the best first.
+    def find(self, start_m: Float[np.ndarray, "points 2"], draw: np.random.Generator) -> Found:
+        """Improve, then sample.
 
         Args:
             start_m: places to begin with (east, north) [m].
-            draw: of the random steps.
+            draw: of the random steps and samples.
         """
+        config = self.config
         first = [
-            ((float(east), float(north), up), curve)
+            np.array([east, north, np.log(up), np.log(k1), k2])
             for east, north in start_m
-            for up in HEIGHTS_M
-            for curve in (0, 2)
+            for up in START_HEIGHTS_M
+            for k1, k2 in START_CURVES
         ]
+        about = start_m[draw.integers(len(start_m), size=config.scattered)]
+        about = about + config.scatter_m * draw.standard_normal(about.shape)
+        first += [np.append(place, draw.uniform(SCATTER[0], SCATTER[1])) for place in about]
         with ThreadPoolExecutor(THREADS) as threads:
 
-            def judged(asked: list[tuple[tuple[float, float, float], int]]) -> list[Supposed]:
-                return [
-                    one
-                    for found in threads.map(lambda job: self.judge(*job), asked)
-                    for one in found
-                ]
+            def judged(asked: Sequence[np.ndarray]) -> list[Supposed]:
+                return [one for found in threads.map(self._judge, asked) for one in found]
 
             pool = judged(first)
-            for turn in range(self.config.rounds):
+            best = -np.inf
+            for turn in range(config.most_rounds if pool else 0):
                 pool.sort(key=lambda one: -one.log_evidence)
-                near = [
-                    one
-                    for one in apart(pool, self.config.kept)
-                    if turn < 2 or one.log_evidence > pool[0].log_evidence - self.config.behind
-                ]
+                if turn >= config.rounds and pool[0].log_evidence < best + config.rise:
+                    break
+                best = pool[0].log_evidence
+                near = apart(pool, config.kept, config.apart_m * _shrunk(turn))
                 pool += judged(
-                    [self._step(one, turn, draw) for one in near for _ in range(self.config.tried)]
+                    [self._step(one, turn, draw) for one in near for _ in range(config.tried)]
                 )
+            for _ in range(config.populations if pool else 0):
+                pool += judged(self._proposed(pool, draw))
         pool.sort(key=lambda one: -one.log_evidence)
-        return pool
+        return Found(pool, self._weights(pool))
 
-    def _step(
-        self, one: Supposed, turn: int, draw: np.random.Generator
-    ) -> tuple[tuple[float, float, float], int]:
-        step_m = self.config.step_m * 0.6**turn
-        east, north = np.asarray(one.place_m[:2]) + step_m * draw.standard_normal(2)
-        up = np.clip(one.place_m[2] * np.exp(0.35 * 0.8**turn * draw.standard_normal()), 1.5, 60.0)
-        curve = int(draw.integers(len(CURVES))) if draw.random() < 0.4 else one.curve
-        return (float(east), float(north), float(up)), curve
+    def _judge(self, numbers: Float[np.ndarray, "5"]) -> list[Supposed]:
+        east, north, up, k1, k2 = (float(one) for one in numbers)
+        return self.judge((east, north, float(np.exp(up))), (float(np.exp(k1)), k2))
+
+    def _engine(self, curve: tuple[float, float]) -> DominantPath:
+        return DominantPath(self.environment, PropagationParameters(k1=curve[0], k2=curve[1]))
+
+    def _step(self, one: Supposed, turn: int, draw: np.random.Generator) -> np.ndarray:
+        """A random step, ever shorter; now and then with another bend curve."""
+        length = np.array([self.config.step_m, self.config.step_m, 0.35, 0.2, 0.5]) * _shrunk(turn)
+        numbers = one.numbers + length * draw.standard_normal(len(length))
+        if draw.random() < 0.3:
+            numbers[3:] = draw.uniform(LOWEST[3:], HIGHEST[3:])
+        return np.clip(numbers, LOWEST, HIGHEST)
+
+    def _proposed(self, pool: list[Supposed], draw: np.random.Generator) -> list[np.ndarray]:
+        """Steps from judged ones drawn by weight, as wide as those about them are scattered."""
+        numbers = np.array([one.numbers for one in pool])
+        weight, asked = self._weights(pool), []
+        for k in np.repeat(
+            np.arange(len(pool)), _resampled(weight, self.config.samples, draw)
+        ):
+            gap = np.hypot(*(numbers[:, :2] - numbers[k, :2]).T)
+            share = weight * (gap < NEAR_M)
+            share /= share.sum()
+            spread = np.sqrt(share @ (numbers - share @ numbers) ** 2)
+            width = np.clip(spread, LEAST_STEP, MOST_STEP) * (0.7 if draw.random() < 0.75 else 1.4)
+            step = width * draw.standard_normal(len(width))
+            asked.append(np.clip(numbers[k] + step, LOWEST, HIGHEST))
+        return asked
+
+    def _weights(self, pool: Sequence[Supposed]) -> Float[np.ndarray, " supposed"]:
+        """Tempered evidence over how densely places and heights about each one were judged."""
+        if not pool:
+            return np.empty(0)
+        where = np.array([one.numbers[:3] for one in pool]) / BANDWIDTH
+        gap = ((where[:, None] - where) ** 2).sum(axis=-1)
+        log_weight = np.array([one.log_evidence for one in pool]) / self.config.temperature
+        log_weight -= np.log(np.exp(-0.5 * gap).sum(axis=1))
+        weight = np.exp(log_weight - log_weight.max())
+        return weight / weight.sum()
 
     def _lifted(self, place_m: tuple[float, float, float]) -> tuple[float, float, float]:
         """Onto the roof, if it would stand in a building."""
@@ -196,20 +296,39 @@ class EngineSearch:
         return (*place_m[:2], max(place_m[2], least_m))
 
 
-def apart(pool: list[Supposed], most: int) -> list[Supposed]:
-    """The first of a sorted pool, one for each place and height."""
+def apart(pool: Sequence[Supposed], most: int, apart_m: float) -> list[Supposed]:
+    """The first of a sorted pool that stand so far from each other."""
     chosen: list[Supposed] = []
     for one in pool:
-        if all(one.place_m != other.place_m for other in chosen):
+        if all(np.hypot(*(_ground(one) - _ground(other))) >= apart_m for other in chosen):
             chosen.append(one)
         if len(chosen) == most:
             break
     return chosen
 
 
-def _widened(belief: TermBelief, level_std_db: float) -> TermBelief:
+def _shrunk(turn: int) -> float:
+    """Length of a round's steps over that of the first one's."""
+    return max(SHRINK**turn, LEAST_SHARE)
+
+
+def _ground(one: Supposed) -> np.ndarray:
+    return np.asarray(one.place_m[:2])
+
+
+def _resampled(
+    weight: Float[np.ndarray, " supposed"], most: int, draw: np.random.Generator
+) -> Int[np.ndarray, " supposed"]:
+    """How often each is drawn by systematic resampling."""
+    comb = (draw.random() + np.arange(most)) / most
+    index = np.searchsorted(np.cumsum(weight), comb).clip(0, len(weight) - 1)
+    return np.bincount(index, minlength=len(weight))
+
+
+def _widened(belief: TermBelief, level_std_db: float, roof_std_db: float) -> TermBelief:
     covariance = belief.covariance.copy()
     covariance[0, 0] += level_std_db**2
+    covariance[_ROOF, _ROOF] += roof_std_db**2
     return TermBelief(belief.mean, covariance)
 
 

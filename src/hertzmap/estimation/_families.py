@@ -12,6 +12,7 @@ from hertzmap.core.types import Reports, SceneRaster
 from hertzmap.estimation._engine_search import EngineSearch, Supposed
 from hertzmap.estimation._gaussian_process import (
     FitConfig,
+    HyperPrior,
     Observations,
     condition,
     factorise,
@@ -25,6 +26,10 @@ BLOCK_GAPS = 2.0
 """Width of a left-out block in typical gaps: its reports then lie about a gap from the others."""
 NEGLIGIBLE = 7.0
 """Candidates whose weight is below e^-7 of the best one's are left out."""
+
+
+ENGINE_DEVIATION_DB = 2.0
+"""Prior median of how far the field lies from the engine's fitted map [dB]; may be twice or half."""
 
 
 @final
@@ -44,6 +49,9 @@ class Conditioning:
         mean_dbm: Float[np.ndarray, "maps rows cols"],
         terms_db: Float[np.ndarray, "maps terms rows cols"],
         temperature: float = 1.0,
+        *,
+        deviation_db: float = HyperPrior.deviation_db,
+        log_weight: Float[np.ndarray, " maps"] | None = None,
     ) -> Family:
         """One process about each map plus standard normal unknowns times its fields [dB].
 
@@ -54,15 +62,19 @@ class Conditioning:
             mean_dbm: known part of each mean [dBm].
             terms_db: fields of its global unknowns, whitened [dB].
             temperature: of the evidence by which they share their weight.
+            deviation_db: prior median of how far the field lies from such a mean [dB].
+            log_weight: of the maps, where it is known without their evidence.
         """
         seen = [self._residuals(*about) for about in zip(mean_dbm, terms_db, strict=True)]
         noise = np.mean([one.noise_var_db2 for one in seen], axis=0)
         seen = [replace(one, noise_var_db2=noise) for one in seen]
-        hyper = fit(seen[0], FitConfig(most_reports=600), self.generator)
+        prior = HyperPrior(deviation_db=deviation_db)
+        hyper = fit(seen[0], FitConfig(prior=prior, most_reports=600), self.generator)
         factor = factorise(seen[0], hyper)
         processes = [condition(one, hyper, factor) for one in seen]
-        evidence = np.array([process.log_evidence for process in processes]) / temperature
-        log_weight = evidence - np.logaddexp.reduce(evidence)
+        if log_weight is None:
+            log_weight = np.array([process.log_evidence for process in processes]) / temperature
+        log_weight = log_weight - np.logaddexp.reduce(log_weight)
         return Family(processes, log_weight, mean_dbm, list(np.moveaxis(terms_db, 1, -1)))
 
     def path_loss(self, free: Bool[np.ndarray, "rows cols"], most_sites: int) -> Family:
@@ -90,12 +102,18 @@ class Conditioning:
         self,
         search: EngineSearch,
         supposed: Sequence[Supposed],
+        log_weight: Float[np.ndarray, " supposed"],
         reference_dbm: float,
     ) -> Family:
         """Maps of the dominant-path engine from supposed transmitters."""
         about = [search.map_about(one) for one in supposed]
-        gains = np.stack([gain for gain, _ in about])
-        return self.maps(reference_dbm + gains, np.stack([terms for _, terms in about]))
+        family = self.maps(
+            reference_dbm + np.stack([gain for gain, _ in about]),
+            np.stack([terms for _, terms in about]),
+            deviation_db=ENGINE_DEVIATION_DB,
+            log_weight=log_weight,
+        )
+        return replace(family, stride=2)  # many members, and little is left beside them
 
     def log_shares(
         self, families: Sequence[Family], free: Bool[np.ndarray, "rows cols"]
@@ -123,6 +141,53 @@ class Conditioning:
     @property
     def _place_var_m2(self) -> Float[np.ndarray, " points"]:
         return np.trace(self.operator.place_cov_m2, axis1=1, axis2=2) / 2.0
+
+
+def agreed(
+    grid: Grid, families: Sequence[Family], shares: Float[np.ndarray, " families"]
+) -> tuple[
+    Float[np.ndarray, "candidates rows cols"],
+    Float[np.ndarray, "candidates rows cols"],
+    Float[np.ndarray, " candidates"],
+]:
+    """All families' members, each family moved to the weighted median of all, cell by cell.
+
+    On measured fields one kind of model is now and then far off where reports are few, and a mean
+    follows it; the median does not. The spread grows by the move, so doubt between families stays.
+
+    Returns:
+        Maps [dBm], deviations [dB] and log weights of the members.
+    """
+    members, mean, spread = [], [], []
+    for family in families:
+        maps = family.maps_dbm(grid, np.arange(len(family.log_weight)))
+        members.append(maps)
+        mean.append(np.tensordot(np.exp(family.log_weight), maps, 1))
+        spread.append(family.deviation_db(grid))
+    median = weighted_median(np.stack(mean), shares)
+    moves = [median - one for one in mean]
+    weights = [
+        np.log(share) + one.log_weight for share, one in zip(shares, families, strict=True)
+    ]
+    return (
+        np.concatenate([maps + move for maps, move in zip(members, moves, strict=True)]),
+        np.concatenate(
+            [
+                np.broadcast_to(np.hypot(std, move), maps.shape)
+                for maps, std, move in zip(members, spread, moves, strict=True)
+            ]
+        ),
+        np.concatenate(weights),
+    )
+
+
+def weighted_median(
+    value: Float[np.ndarray, "families rows cols"], weight: Float[np.ndarray, " families"]
+) -> Float[np.ndarray, "rows cols"]:
+    """The least value at which half of the weight is reached, in every cell."""
+    order = np.argsort(value, axis=0, kind="stable")
+    reached = np.cumsum(weight[order], axis=0) >= 0.5 * weight.sum()
+    return np.take_along_axis(value, np.take_along_axis(order, reached.argmax(0)[None], 0), 0)[0]
 
 
 def mixture(

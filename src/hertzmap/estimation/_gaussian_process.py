@@ -410,6 +410,7 @@ def means_db(
     processes: Sequence[GaussianProcess],
     grid: Grid,
     bases: Sequence[Float[np.ndarray, "rows cols terms"] | None],
+    stride: int = 1,
 ) -> Float[np.ndarray, "processes rows cols"]:
     """Posterior means of several processes that share their reports' places and their kernel.
 
@@ -419,8 +420,12 @@ def means_db(
         processes: at least one.
         grid: cells of the answer.
         bases: of each, as in `GaussianProcess.mean_db`.
+        stride: what is left beside the terms is computed on every `stride`-th cell, and bilinear
+            in between.
     """
-    cells = _coordinates(grid)
+    coarse_rows, coarse_cols = _coarse(grid.rows, stride), _coarse(grid.cols, stride)
+    centres = grid.centres_m()[np.ix_(coarse_rows, coarse_cols)]
+    cells = np.moveaxis(centres, -1, 0).reshape(2, -1).astype(np.float32)
     hyper, seen = processes[0].hyper, processes[0].observations
     weight = hyper.variance_db2 * np.stack([process.weight for process in processes])
     total = np.zeros((len(processes), cells.shape[1]))
@@ -443,9 +448,13 @@ def means_db(
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(add, range(0, cells.shape[1], _BLOCK)))
-    for process, row, basis in zip(processes, total, bases, strict=True):
-        row += _cell_terms(grid, basis, len(process.coefficient)) @ process.coefficient
-    return total.reshape(len(processes), *grid.shape)
+    left = total.reshape(len(processes), len(coarse_rows), len(coarse_cols))
+    if stride > 1:
+        left = np.stack([_bilinear(one, coarse_rows, coarse_cols, grid) for one in left])
+    for process, image, basis in zip(processes, left, bases, strict=True):
+        known = _cell_terms(grid, basis, len(process.coefficient)) @ process.coefficient
+        image += known.reshape(grid.shape)
+    return left
 
 
 def left_out(
@@ -591,11 +600,6 @@ def _covariance(
     extra = observations.noise_var_db2 + hyper.nugget_db2 + jitter * hyper.variance_db2
     covariance[np.diag_indices(count)] += extra
     return covariance
-
-
-def _coordinates(grid: Grid) -> np.ndarray:
-    """(2, cells) east and north of all centres [m], row by row."""
-    return np.moveaxis(grid.centres_m(), -1, 0).reshape(2, -1).astype(np.float32)
 
 
 def _cell_terms(grid: Grid, basis: np.ndarray | None, count: int) -> np.ndarray:

@@ -40,13 +40,15 @@ class Family:
     """Fields of the unknown part of each one's mean."""
     place_m: Float[np.ndarray, "processes 2"] | None = None
     """Supposed (east, north) of each one's transmitter [m], where it has one."""
+    stride: int = 1
+    """Of the maps, see `_gaussian_process.means_db`."""
 
     def maps_dbm(
         self, grid: Grid, chosen: Int[np.ndarray, " chosen"]
     ) -> Float[np.ndarray, "chosen rows cols"]:
         """Posterior means of the chosen ones."""
         processes, terms = zip(*((self.processes[k], self.terms[k]) for k in chosen), strict=True)
-        return self.mean_dbm[chosen] + means_db(processes, grid, terms)
+        return self.mean_dbm[chosen] + means_db(processes, grid, terms, self.stride)
 
     def deviation_db(self, grid: Grid) -> Float[np.ndarray, "rows cols"]:
         """Posterior deviation of the likeliest; the others' differ by their terms alone."""

@@ -3,8 +3,8 @@
 (1) The diffusion prior's conditional means given supposed transmitters, with their global unknowns.
 (2) Maps of the dominant-path engine from supposed transmitters, its numbers integrated out.
 (3) Kriging about path loss from supposed sites, which neither simulator nor network taught.
-Each is a family of Gaussian processes; members share weight by evidence, families by stacking
-(`_stacking`). Nothing but the reports decides.
+Each is a family of Gaussian processes; families share weight by stacking (`_stacking`), and the
+answer is their weighted median (`_families.agreed`). Nothing but the reports decides.
 """
 
 from dataclasses import dataclass, field, replace
@@ -17,8 +17,8 @@ from hertzmap.core.posteriors import MapPosterior
 from hertzmap.core.types import Reports, SceneRaster
 from hertzmap.core.units import GreyScale
 from hertzmap.diffusion.denoisers import MapUNet
-from hertzmap.estimation._engine_search import EngineSearch, SearchConfig, apart
-from hertzmap.estimation._families import Conditioning, mixture
+from hertzmap.estimation._engine_search import EngineSearch, SearchConfig
+from hertzmap.estimation._families import Conditioning, agreed
 from hertzmap.estimation._rasters import pad_site
 from hertzmap.estimation._transmitter_search import PlaceConfig, TermPrior, TransmitterSearch
 from hertzmap.estimation.base import AbstractEstimator
@@ -40,7 +40,7 @@ class CombinedConfig:
     """Supposed transmitters of the prior; the engine starts from them too."""
     search: SearchConfig = SearchConfig()
     """How the engine's transmitters are sought."""
-    engines: int = 6
+    engines: int = 24
     """Supposed transmitters of the engine that share its weight."""
     sites: int = 8
     """Supposed sites of the path loss."""
@@ -64,6 +64,8 @@ class CombinedConfig:
             raise ConfigError(msg)
 
 
+PRIOR_DEVIATION_DB = 5.0
+"""Prior median of how far the field lies from a conditional mean with its unknowns fitted [dB]."""
 START_SITES = 4
 """Sites of the path loss from which the engine starts too."""
 
@@ -125,7 +127,9 @@ class Combined(AbstractEstimator):
             means = search.conditional_means(grid, free, operator.mean_place_m, config.places)
             families.append(
                 about.maps(
-                    reference + self.scale.to_db(means.grey), self.scale.span_db * means.terms
+                    reference + self.scale.to_db(means.grey),
+                    self.scale.span_db * means.terms,
+                    deviation_db=PRIOR_DEVIATION_DB,
                 )
             )
             start_m.append(means.place_m)
@@ -146,13 +150,12 @@ class Combined(AbstractEstimator):
                 floor_db=self.scale.min_db if known else -np.inf,
                 config=config.search,
             )
-            pool = engine.find(np.concatenate(start_m), about.generator)
-            if pool:  # empty where no antenna can stand
-                families.append(about.engine(engine, apart(pool, config.engines), reference))
+            found = engine.find(np.concatenate(start_m), about.generator)
+            if found.pool:  # empty where no antenna can stand
+                members = found.members(config.engines, about.generator)
+                families.append(about.engine(engine, *members, reference))
         shares = about.log_shares(families, free)
-        weights = [share + one.log_weight for share, one in zip(shares, families, strict=True)]
-        spreads = [one.deviation_db(grid) for one in families]
-        maps_dbm, spread_db, log_weight = mixture(grid, families, spreads, weights)
+        maps_dbm, spread_db, log_weight = agreed(grid, families, np.exp(shares))
         rows, cols = site.grid.shape
         maps_dbm, spread_db = maps_dbm[:, :rows, :cols], spread_db[:, :rows, :cols]
         floor_dbm = reference + self.scale.min_db

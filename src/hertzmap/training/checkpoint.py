@@ -12,19 +12,38 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import hertzmap
 from hertzmap.core import registry
 from hertzmap.core.errors import ConfigError, DataError
 from hertzmap.core.units import GreyScale
 from hertzmap.diffusion.denoisers import MapUNet, UNetConfig
+from hertzmap.estimation._radio_unet import RadioUNetLayout, RadioUNetNetwork
 from hertzmap.estimation._transmitter_search import TERMS, TermPrior
+from hertzmap.estimation.amortised_unet import AmortisedNetwork
 from hertzmap.estimation.base import AbstractEstimator
 
-WEIGHTS: dict[tuple[str, str], str] = {("radiodiff_inv2", "as_published"): "prior-paper"}
+WEIGHTS: dict[tuple[str, str], str] = {
+    ("radiodiff_inv2", "as_published"): "prior-paper",
+    ("radiounet", "as_published"): "radiounet-published",
+    ("rme_gan", "as_published"): "rme_gan-published",
+}
 """Weights that a preset of a method wants; `DEFAULT_WEIGHTS` otherwise."""
-DEFAULT_WEIGHTS: dict[str, str] = {"radiodiff_inv2": "prior", "combined": "prior"}
+DEFAULT_WEIGHTS: dict[str, str] = {
+    "radiodiff_inv2": "prior",
+    "combined": "prior",
+    "amortised_unet": "amortised_unet",
+    "radiounet": "radiounet",
+    "rme_gan": "rme_gan",
+}
 """Weights of the methods that have any."""
+ARCHITECTURES: dict[str, tuple[type, type[nn.Module]]] = {
+    "map_unet": (UNetConfig, MapUNet),
+    "amortised_unet": (UNetConfig, AmortisedNetwork),
+    "radiounet": (RadioUNetLayout, RadioUNetNetwork),
+}
+"""Layout and network of each kind of weights."""
 
 
 def weights_folder() -> Path:
@@ -61,9 +80,12 @@ def _commit() -> str:
 def export(
     state: Path,
     target: Path,
-    config: UNetConfig,
+    config: UNetConfig | RadioUNetLayout,
     facts: Mapping[str, object],
     term_prior: TermPrior | None = None,
+    *,
+    prefix: str = "average.",
+    target_of: str = "expected clean map u = 2 grey - 1 on free cells, 0 in walls",
 ) -> Path:
     """Write the averaged weights of a run as half-precision safetensors with a card.
 
@@ -73,12 +95,14 @@ def export(
         config: the network's layout.
         term_prior: belief about the global unknowns that goes with these weights.
         facts: what else the card says: data, cities, split, seed, figures, limits.
+        prefix: of the tensors to keep.
+        target_of: what the network answers.
     """
     stored = load_file(state)
     weights = {
-        name.removeprefix("average."): value.half().contiguous()
+        name.removeprefix(prefix): value.half().contiguous()
         for name, value in stored.items()
-        if name.startswith("average.")
+        if name.startswith(prefix)
     }
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(".part")
@@ -89,7 +113,7 @@ def export(
         "parameters": sum(value.numel() for value in weights.values()),
         "steps": int(stored["step"].item()),
         "scale": asdict(GreyScale()),
-        "target": "expected clean map u = 2 grey - 1 on free cells, 0 in walls",
+        "target": target_of,
         "sha256": digest(target),
         "commit": _commit(),
         "version": hertzmap.__version__,
@@ -106,7 +130,7 @@ def export(
     return target
 
 
-def load_network(path: Path) -> MapUNet:
+def load_network(path: Path) -> nn.Module:
     """Build the network a weights file describes.
 
     Raises:
@@ -120,10 +144,9 @@ def load_network(path: Path) -> MapUNet:
     if digest(path) != card["sha256"]:
         msg = f"{path} is not the file its card describes (SHA-256 differs); fetch it again"
         raise DataError(msg)
-    layout = dict(card["network"])
-    layout["widths"] = tuple(layout["widths"])
-    layout["condition_widths"] = tuple(layout["condition_widths"])
-    network = MapUNet(UNetConfig(**layout))
+    layout = {k: tuple(v) if isinstance(v, list) else v for k, v in card["network"].items()}
+    config, build = ARCHITECTURES[card.get("architecture", "map_unet")]
+    network = build(config(**layout))
     network.load_state_dict({k: v.float() for k, v in load_file(path).items()})
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network.eval()
@@ -168,12 +191,10 @@ def load_estimator(
     if name in DEFAULT_WEIGHTS:
         wanted = WEIGHTS.get((name, preset), DEFAULT_WEIGHTS[name])
         path = weights or weights_folder() / f"{wanted}.safetensors"
-        method = replace(
-            method,
-            network=load_network(path),
-            term_prior=load_term_prior(path),
-            scale=load_scale(path),
-        )
+        parts = {"network": load_network(path), "scale": load_scale(path)}
+        if hasattr(method, "term_prior"):
+            parts["term_prior"] = load_term_prior(path)
+        method = replace(method, **parts)
     try:
         return replace(method, config=replace(method.config, **options)) if options else method
     except TypeError as error:
