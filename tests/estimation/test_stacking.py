@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from hertzmap.core.grid import Grid
+from hertzmap.estimation import _families as families_of
 from hertzmap.estimation import _gaussian_process as gp
 from hertzmap.estimation import _stacking as stacking
 
@@ -43,7 +44,7 @@ def test_the_family_that_fills_gaps_takes_nearly_all():
     place, value = a_field()
     block = stacking.square_blocks(place, 10.0)
     families = [a_family(place, value, term) for term in (north, east)]
-    weight = np.exp(stacking.log_shares(families, block))
+    weight = np.exp(stacking.GapErrors.of(families, block).log_shares())
     assert weight.sum() == pytest.approx(1.0)
     assert weight[1] > 0.9
     assert weight[0] >= stacking.PSEUDO_BLOCKS / (block.max() + 1 + 2 * stacking.PSEUDO_BLOCKS)
@@ -52,14 +53,14 @@ def test_the_family_that_fills_gaps_takes_nearly_all():
 def test_twins_share_alike_however_many_members_one_has():
     place, value = a_field()
     families = [a_family(place, value, east), a_family(place, value, east, members=3)]
-    shares = stacking.log_shares(families, stacking.square_blocks(place, 10.0))
+    shares = stacking.GapErrors.of(families, stacking.square_blocks(place, 10.0)).log_shares()
     np.testing.assert_allclose(shares, -np.log(2.0), atol=1e-6)
 
 
 def test_with_one_block_nothing_is_judged():
     place, value = a_field(10)
     families = [a_family(place, value, term) for term in (north, east)]
-    shares = stacking.log_shares(families, np.zeros(10, int))
+    shares = stacking.GapErrors.of(families, np.zeros(10, int)).log_shares()
     np.testing.assert_allclose(shares, -np.log(2.0))
 
 
@@ -70,9 +71,9 @@ def test_repeated_reports_of_one_place_count_once():
     again = np.concatenate([place, np.repeat(place[:1], 100, axis=0)])
     heard = np.concatenate([value, value[0] + draw.standard_normal(100)])
     few, many = (
-        stacking.log_shares(
+        stacking.GapErrors.of(
             [a_family(p, v, term) for term in (north, east)], stacking.square_blocks(p, 10.0)
-        )
+        ).log_shares()
         for p, v in ((place, value), (again, heard))
     )
     assert np.exp(many)[1] == pytest.approx(np.exp(few)[1], abs=0.05)
@@ -104,3 +105,27 @@ def test_the_gap_is_how_far_free_ground_lies_from_reports():
     assert stacking.typical_gap_m(grid, free, middle) == pytest.approx(2.0)
     everywhere = grid.centres_m().reshape(-1, 2)
     assert stacking.typical_gap_m(grid, free, everywhere) == pytest.approx(2.0)
+
+
+def test_errors_beyond_the_stated_spread_widen_it_and_smaller_ones_narrow_it():
+    place, value = a_field()
+    draw = np.random.default_rng(4)
+    rough = value + 6.0 * np.sin(place[:, 1]) + draw.standard_normal(len(value))
+    factors = []
+    for heard in (value, rough):
+        families = [a_family(place, heard, east)]
+        gaps = stacking.GapErrors.of(families, stacking.square_blocks(place, 10.0))
+        factors.append(gaps.spread_factor(np.ones(1), 0.8))
+    assert factors[0] < 0.8 < factors[1]
+
+
+def test_without_gaps_the_factor_is_the_usual_one():
+    place, value = a_field(10)
+    gaps = stacking.GapErrors.of([a_family(place, value, east)], np.zeros(10, int))
+    assert gaps.spread_factor(np.ones(1), 0.7) == 0.7
+
+
+def test_the_median_takes_the_middle_family_and_no_outlier():
+    value = np.array([0.0, 1.0, 30.0])[:, None, None] * np.ones((3, 2, 2))
+    assert (families_of.weighted_median(value, np.array([0.3, 0.3, 0.4])) == 1.0).all()
+    assert (families_of.weighted_median(value, np.array([0.2, 0.2, 0.6])) == 30.0).all()

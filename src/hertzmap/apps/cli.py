@@ -190,7 +190,7 @@ def estimate(
     cell: Annotated[int | None, typer.Option(help="Radio cell, if there are several.")] = None,
     method: Annotated[
         str, typer.Option("--method", "-m", help="Method; see `hertzmap methods`.")
-    ] = "radiodiff_inv2",
+    ] = "combined",
     preset: Annotated[str | None, typer.Option(help="Preset; the first by default.")] = None,
     spacing: Spacing = 2.0,
     margin: Annotated[float, typer.Option(help="Ground around the reports to map [m].")] = 60.0,
@@ -260,7 +260,7 @@ def evaluate(
     """Score methods on a simulated truth of a real place."""
     from hertzmap.apps import jobs
 
-    chosen = tuple(_with_preset(name, None) for name in method or ("radiodiff_inv2", "kriging"))
+    chosen = tuple(_with_preset(name, None) for name in method or ("combined", "kriging"))
     options = jobs.EvaluateOptions(
         chosen, size, spacing, tile, _sampling(kp, snr_db, sigma_db, drift_m, None)
     )
@@ -333,6 +333,22 @@ def bench_maps(
     _list(maps.run(chosen, out, method or None, maps_per_city, limit, split, seeds))
 
 
+@bench.command("mismatch")
+def bench_mismatch(
+    cases: Annotated[str | None, typer.Option(help="Names of cases, by blanks.")] = None,
+    method: Methods = None,
+    maps_per_city: Annotated[int, typer.Option(min=1)] = 4,
+    limit: Annotated[int | None, typer.Option(help="At most so many worlds.")] = None,
+    out: Out = Path("results/mismatch"),
+) -> None:
+    """Estimators where something is unlike what they assume."""
+    from hertzmap.benchmarks import maps
+    from hertzmap.benchmarks.tables import CASES
+
+    chosen = cases.split() if cases else list(CASES)
+    _list(maps.run(chosen, out, method or None, maps_per_city, limit))
+
+
 @bench.command("campus")
 def bench_campus(
     method: Methods = None,
@@ -372,7 +388,7 @@ def demo(
     out: Out = Path("demo-out"),
     method: Annotated[
         str, typer.Option("--method", "-m", help="Method to show.")
-    ] = "radiodiff_inv2:quick",
+    ] = "combined:default",
     seed: Seed = 0,
     json_to: Json = None,
 ) -> None:

@@ -25,7 +25,7 @@ from hertzmap.estimation.base import AbstractEstimator
 from hertzmap.measurement.sampling import SamplingConfig, sample_reports
 from hertzmap.scenes.raster import window
 
-OURS = "radiodiff_inv2:quick"
+OURS = "combined:default"
 """The method shown."""
 TUNED = "kriging:tuned"
 """The baseline to beat, told the same facts."""

@@ -325,7 +325,7 @@ def _sample(
 class EstimateOptions:
     """How to turn reports into a map."""
 
-    method: str = "radiodiff_inv2:quick"
+    method: str = "combined:default"
     """``name:preset[:option=value,...]``."""
     spacing_m: float = 2.0
     """Side of a cell [m]."""
@@ -425,7 +425,7 @@ def estimate(
 class EvaluateOptions:
     """What to evaluate on simulated truth."""
 
-    methods: tuple[str, ...] = ("radiodiff_inv2:quick", "kriging:tuned")
+    methods: tuple[str, ...] = ("combined:default", "kriging:tuned")
     """Methods as ``name:preset[:option=value,...]``."""
     size_m: float = 256.0
     """Side of the tile [m]."""

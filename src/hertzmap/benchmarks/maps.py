@@ -23,7 +23,7 @@ from rich.progress import (
 )
 
 from hertzmap.benchmarks import methods as method_tools
-from hertzmap.benchmarks import results, worlds
+from hertzmap.benchmarks import mismatch, results, worlds
 from hertzmap.benchmarks.results import PairedDifference, ResultFile, ResultRow
 from hertzmap.benchmarks.runlog import Run, RunLog
 from hertzmap.benchmarks.tables import (
@@ -137,7 +137,8 @@ def world_keys(config: CellConfig, split: str, maps_per_city: int) -> tuple[Worl
     if config.world == "radiomapseer":
         return worlds.radiomapseer_keys()
     cities = config.cities.test if split == "test" else config.cities.validation
-    return worlds.city_keys(cities, min(config.maps_per_city, maps_per_city))
+    variant = config.mismatch.truth if config.mismatch else ""
+    return worlds.city_keys(cities, min(config.maps_per_city, maps_per_city), variant)
 
 
 def run_cell(
@@ -170,6 +171,8 @@ def run_cell(
 def draw_reports(config: CellConfig, world: World, seed: int) -> Reports:
     """Take the reports of one (seed, cell, place, map): the same ones for every method."""
     draw = generator(seed, zlib.crc32(config.cell.encode()), *world.key.address)
+    if config.mismatch:
+        return mismatch.draw(world.truth, config.sampling, config.mismatch, draw)
     return sample_reports(world.truth, config.sampling, draw).reports
 
 
@@ -188,20 +191,27 @@ def score(
     )
     scale = GreyScale()
     ends_dbm = (scale.min_db + reference_dbm, scale.max_db + reference_dbm)
+    if posterior.transmitter is not None and transmitter is not None:
+        true_m = np.asarray(transmitter.place_m[:2])
+        away_m = float(np.hypot(*(posterior.transmitter.median_m() - true_m)))
+        scores["transmitter_error_m"] = away_m
+        scores["transmitter_in90"] = float(posterior.transmitter.credibility(true_m) < 0.9)
+        scores["transmitter_area90_m2"] = posterior.transmitter.region_area_m2(0.9)
     errors = rmse_by_stratum(np.clip(posterior.mean_dbm(), *ends_dbm), truth_dbm, masks)
     return scores | {f"rmse_{name}_db": value for name, value in errors.items()}
 
 
 def reports_hash(config: CellConfig) -> str:
     """Hash of the settings that decide truths and reports of a cell."""
-    return results.hash_of(
-        {
-            "cell": config.cell,
-            "world": config.world,
-            "sampling": asdict(config.sampling),
-            "truth": worlds.TRUTH_VERSION,
-        }
-    )
+    settings = {
+        "cell": config.cell,
+        "world": config.world,
+        "sampling": asdict(config.sampling),
+        "truth": worlds.TRUTH_VERSION,
+    }
+    if config.mismatch:
+        settings["mismatch"] = asdict(config.mismatch)
+    return results.hash_of(settings)
 
 
 def _run_and_log(
@@ -330,7 +340,8 @@ def _metric_names(chosen: list[Run]) -> list[str]:
 def _unit(metric: str) -> str:
     if metric in METRICS:
         return METRICS[metric].unit
-    return "dB" if metric.endswith("_db") else "1"
+    ending = metric.rsplit("_", 1)[-1]
+    return {"db": "dB", "m": "m", "m2": "m^2"}.get(ending, "1")
 
 
 def _rows(cell: str, method: str, chosen: list[Run]) -> list[ResultRow]:
@@ -349,7 +360,9 @@ def _rows(cell: str, method: str, chosen: list[Run]) -> list[ResultRow]:
                 mean=round(float(means.mean()), 6),
                 se=_tidy(results.standard_error(means)),
                 n=len(means),
-                published=published(printed_rows(cell)[0], metric, method),
+                published=next(
+                    (published(row, metric, method) for row in printed_rows(cell)), None
+                ),
             )
         )
     return rows

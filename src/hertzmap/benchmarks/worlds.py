@@ -26,12 +26,12 @@ from hertzmap.benchmarks.results import write_whole
 from hertzmap.core.errors import DataError, PropagationError
 from hertzmap.core.grid import Grid
 from hertzmap.core.seeds import generator
-from hertzmap.core.types import Scene, SceneRaster, Transmitter
-from hertzmap.core.units import GreyScale
+from hertzmap.core.types import RadioMap, Scene, SceneRaster, Transmitter
+from hertzmap.core.units import GreyScale, to_db, to_linear
 from hertzmap.datasets import radiomapseer, splits
 from hertzmap.measurement.truth import TruthMap, truth_from_fine, truth_from_grid
 from hertzmap.propagation.dominant_path import DominantPath, Environment
-from hertzmap.propagation.draws import draw_parameters, draw_transmitter
+from hertzmap.propagation.draws import ParameterRanges, draw_parameters, draw_transmitter
 from hertzmap.scenes.raster import rasterize, window
 
 TRUTH_VERSION = 1
@@ -51,6 +51,21 @@ _FLAGS: dict[str, dict[str, bool]] = {
 }
 
 
+OUTSIDE = ParameterRanges(
+    n_los=(2.8, 3.3),
+    n_nlos=(4.1, 5.0),
+    n_bend=(4.5, 7.0),
+    k1=(3.2, 5.0),
+    k2=(6.5, 9.0),
+    waveguide_db=(9.0, 14.0),
+    exponents=("whole", "single"),
+    exponent_shares=(0.7, 0.3),
+)
+"""Propagation that no network was trained on, and no belief of an estimator encloses."""
+VARIANTS = ("", "exponents", "two-transmitters")
+"""Usual truths; propagation from `OUTSIDE`; two transmitters of one radio cell, powers added."""
+
+
 @final
 @dataclass(frozen=True)
 class WorldKey:
@@ -62,6 +77,8 @@ class WorldKey:
     """City, or RadioMapSeer map."""
     index: int
     """Number of the map at that place."""
+    variant: str = ""
+    """How its truth is unlike the usual ones, see `VARIANTS`; nothing for a usual one."""
 
     @property
     def name(self) -> str:
@@ -99,10 +116,14 @@ def flags(family: str) -> dict[str, bool]:
     return dict(_FLAGS[family])
 
 
-def city_keys(cities: tuple[str, ...], maps_per_city: int) -> tuple[WorldKey, ...]:
+def city_keys(
+    cities: tuple[str, ...], maps_per_city: int, variant: str = ""
+) -> tuple[WorldKey, ...]:
     """All maps of the cities; the first map of every city comes before any second one."""
     return tuple(
-        WorldKey("cities", city, index) for index in range(maps_per_city) for city in cities
+        WorldKey("cities", city, index, variant)
+        for index in range(maps_per_city)
+        for city in cities
     )
 
 
@@ -120,7 +141,8 @@ def load(key: WorldKey) -> World:
     """
     if key.family == "radiomapseer":
         return _radiomapseer_world(key)
-    path = cache_folder() / "truths" / f"{key.place}-{key.index}-{_engine_digest()}.npz"
+    kind = f"-{key.variant}" if key.variant else ""
+    path = cache_folder() / "truths" / f"{key.place}-{key.index}{kind}-{_engine_digest()}.npz"
     if path.is_file():
         return _unpack(key, path)
     world = make_city_world(key)
@@ -154,20 +176,33 @@ def world_of(key: WorldKey, scene: Scene, grid: Grid) -> World:
     environment = Environment.prepare(scene, grid.refine(FINER), margin_m=MARGIN_M)
     for attempt in range(_MOST_DRAWS):
         draw = generator(TRUTH_VERSION, *key.address, attempt)
-        parameters = draw_parameters(draw)
+        parameters = draw_parameters(draw, OUTSIDE if key.variant == "exponents" else None)
         try:
-            transmitter = draw_transmitter(draw, site)
-            fine = DominantPath(environment, parameters, layers="street").trace((transmitter,))
+            sites = [draw_transmitter(draw, site)]
+            if key.variant == "two-transmitters":
+                sites.append(draw_transmitter(draw, site))
+            fine = DominantPath(environment, parameters, layers="street").trace(tuple(sites))
         except PropagationError:
             continue  # no place for it, or one that lies inside a footprint's edge
         drawn = asdict(parameters)
         fine_free = environment.site.free
-        truth = truth_from_fine(fine, fine_free, FINER, free=site.free, parameters=drawn)
+        truth = truth_from_fine(_added(fine), fine_free, FINER, free=site.free, parameters=drawn)
         world = World(key, site, truth, truth.path_gain_db)
         if _served(world) >= LEAST_SERVED:
             return world
     msg = f"{_MOST_DRAWS} draws on {key.name} left most of the tile dark; raise TRUTH_VERSION"
     raise DataError(msg)
+
+
+def _added(fine: RadioMap) -> RadioMap:
+    """Powers of all transmitters together, under the name of the first one."""
+    if len(fine.transmitters) == 1:
+        return fine
+    power = np.where(fine.valid, to_linear(np.nan_to_num(fine.path_gain_db)), 0.0).sum(axis=0)
+    valid = fine.valid.any(axis=0)
+    gain = np.full(power.shape, np.nan, np.float32)
+    gain[valid] = to_db(power[valid])
+    return RadioMap(fine.grid, gain[None], valid[None], fine.transmitters[:1])
 
 
 def _served(world: World) -> float:

@@ -14,6 +14,95 @@ from hertzmap.core.types import Trace
 
 @final
 @dataclass(frozen=True)
+class PositionPosterior:
+    """Belief about a place: a mixture of Gaussians over (east, north).
+
+    Candidate k has weight ``exp(log_weight[k])`` (normalised here) and covariance
+    ``covariance_m2[k]`` about ``place_m[k]``.
+    """
+
+    place_m: Float[np.ndarray, "candidates 2"]
+    """Candidate (east, north) [m]; finite."""
+    log_weight: Float[np.ndarray, " candidates"]
+    """Logarithm of each candidate's weight, up to a constant."""
+    covariance_m2: Float[np.ndarray, "candidates 2 2"]
+    """Covariance about each candidate [m^2], positive definite."""
+
+    def __post_init__(self) -> None:
+        count = len(self.log_weight)
+        shapes = (self.place_m.shape, self.covariance_m2.shape)
+        if count < 1 or shapes != ((count, 2), (count, 2, 2)):
+            msg = f"PositionPosterior: {count} weights, but places and covariances {shapes}"
+            raise ValueError(msg)
+        if not np.isfinite(self.place_m).all() or np.linalg.eigvalsh(self.covariance_m2).min() <= 0:
+            msg = "PositionPosterior needs finite places and positive definite covariances"
+            raise ValueError(msg)
+
+    @property
+    def weight(self) -> Float[np.ndarray, " candidates"]:
+        """Normalised weights; they sum to 1."""
+        return np.exp(self.log_weight - logsumexp(self.log_weight))
+
+    def mean_m(self) -> Float[np.ndarray, "2"]:
+        """Posterior mean (east, north) [m]."""
+        return self.weight @ self.place_m
+
+    def median_m(self) -> Float[np.ndarray, "2"]:
+        """Geometric median of the candidates [m]: the least expected distance to the truth."""
+        weight, place = self.weight, self.mean_m()
+        for _ in range(50):
+            pull = weight / (np.hypot(*(self.place_m - place).T) + 0.1)
+            place = pull @ self.place_m / pull.sum()
+        return place
+
+    def covariance(self) -> Float[np.ndarray, "2 2"]:
+        """Posterior covariance [m^2]: between candidates plus within them."""
+        gap = self.place_m - self.mean_m()
+        return np.einsum("k,kij->ij", self.weight, gap[:, :, None] * gap[:, None] + self.covariance_m2)
+
+    def log_density(self, place_m: Float[np.ndarray, "points 2"]) -> Float[np.ndarray, " points"]:
+        """Logarithm of the density at places [1/m^2]."""
+        precision = np.linalg.inv(self.covariance_m2)
+        gap = place_m[:, None] - self.place_m
+        squared = np.einsum("pki,kij,pkj->pk", gap, precision, gap)
+        size = np.linalg.slogdet(self.covariance_m2)[1] + 2.0 * np.log(2.0 * np.pi)
+        return logsumexp(-0.5 * (squared + size) + np.log(self.weight), axis=1)
+
+    def sample(self, count: int, *, seed: int) -> Float[np.ndarray, "samples 2"]:
+        """Draw places (east, north) [m]."""
+        draw = np.random.default_rng(seed)
+        which = draw.choice(len(self.log_weight), size=count, p=self.weight)
+        root = np.linalg.cholesky(self.covariance_m2)[which]
+        return self.place_m[which] + np.einsum(
+            "pij,pj->pi", root, draw.standard_normal((count, 2))
+        )
+
+    def credibility(self, place_m: Float[np.ndarray, "2"], draws: int = 4000) -> float:
+        """Probability of all places likelier than this one: below 0.9 inside the 90 % region.
+
+        By draws with a fixed seed; the region is the smallest that holds its probability.
+        """
+        drawn = self.log_density(self.sample(draws, seed=0))
+        return float(np.mean(drawn > self.log_density(np.asarray(place_m, float)[None])[0]))
+
+    def region_area_m2(self, level: float = 0.9, draws: int = 4000) -> float:
+        """Area of the smallest region that holds so much probability [m^2].
+
+        By draws: the mean of 1 / density over those inside.
+
+        Raises:
+            ValueError: if the level does not lie strictly between 0 and 1.
+        """
+        if not 0.0 < level < 1.0:
+            msg = f"a region's level lies strictly between 0 and 1, got {level}"
+            raise ValueError(msg)
+        drawn = self.log_density(self.sample(draws, seed=0))
+        inside = drawn >= np.quantile(drawn, 1.0 - level)
+        return float(np.exp(-drawn[inside]).sum() / draws)
+
+
+@final
+@dataclass(frozen=True)
 class MapPosterior:
     """Belief about the noise-free power [dBm] of one radio cell at every grid cell.
 
@@ -32,6 +121,8 @@ class MapPosterior:
     """Standard deviation of each candidate in each cell [dB], at least 0."""
     trace: Trace | None = None
     """How an iterative estimator got there; None for direct ones."""
+    transmitter: PositionPosterior | None = None
+    """Where the transmitter may stand, where the method says so."""
 
     def __post_init__(self) -> None:
         count = len(self.log_weight)

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from hertzmap.core.errors import PropagationError
+from hertzmap.core.posteriors import PositionPosterior
 from hertzmap.core.types import SceneRaster, Transmitter
 from hertzmap.estimation._transmitter_search import free_cells
 from hertzmap.propagation.dominant_path import DominantPath, Environment
@@ -43,6 +44,12 @@ NEAR_M = 30.0
 """Samples within it say how wide to propose about one."""
 BANDWIDTH = np.array([1.5, 1.5, 0.2])
 """Of the density of judged (east, north, log height)."""
+PLACE_TEMPERATURE = 1.25
+"""Tempering of the evidence for the place, set on the validation cities."""
+LEAST_WEIGHT = 1e-4
+"""Samples below this share of the heaviest one are left out of the posterior of the place."""
+LEAST_BLUR_M = 1.0
+"""Blur of a sample per axis, at least [m]: a cell."""
 ABOVE_ROOF_M = 2.0
 """A supposed antenna inside a building is lifted so far above its roof [m]."""
 SHRINK = 0.6
@@ -121,8 +128,40 @@ class Found:
 
     pool: Sequence[Supposed]
     """None where no antenna can stand."""
-    weight: Float[np.ndarray, " supposed"]
-    """Posterior weight of each; they sum to 1."""
+    crowding: Float[np.ndarray, " supposed"]
+    """Logarithm of how densely places and heights about each one were judged."""
+    temperature: float
+    """Tempering of the evidence for the map's members, see `SearchConfig.temperature`."""
+
+    @property
+    def weight(self) -> Float[np.ndarray, " supposed"]:
+        """Weight of each as a member of the map; they sum to 1."""
+        return self._weight(self.temperature)
+
+    def _weight(self, temperature: float) -> Float[np.ndarray, " supposed"]:
+        evidence = np.array([one.log_evidence for one in self.pool])
+        log_weight = evidence / temperature - self.crowding
+        weight = np.exp(log_weight - log_weight.max(initial=-np.inf))
+        return weight / weight.sum()
+
+    def place(self, temperature: float = PLACE_TEMPERATURE) -> PositionPosterior:
+        """Where the transmitter may stand: the judged ones by evidence, each a little blurred.
+
+        Args:
+            temperature: tempers the evidence, for errors that reports share.
+
+        Raises:
+            ValueError: if no antenna can stand anywhere.
+        """
+        every = self._weight(temperature)
+        kept = np.flatnonzero(every > LEAST_WEIGHT * every.max(initial=0.0))
+        place_m = np.array([self.pool[k].place_m[:2] for k in kept]).reshape(-1, 2)
+        weight = every[kept] / every[kept].sum()
+        gap = place_m - weight @ place_m
+        # Scott's rule for two dimensions, on the number of samples that count
+        share = float((weight**2).sum()) ** (1.0 / 3.0)
+        blur = share * np.einsum("k,ki,kj->ij", weight, gap, gap) + LEAST_BLUR_M**2 * np.eye(2)
+        return PositionPosterior(place_m, np.log(weight), np.tile(blur, (len(kept), 1, 1)))
 
     def members(
         self, most: int, draw: np.random.Generator
@@ -239,7 +278,7 @@ class EngineSearch:
             for _ in range(config.populations if pool else 0):
                 pool += judged(self._proposed(pool, draw))
         pool.sort(key=lambda one: -one.log_evidence)
-        return Found(pool, self._weights(pool))
+        return self._found(pool)
 
     def _judge(self, numbers: Float[np.ndarray, "5"]) -> list[Supposed]:
         east, north, up, k1, k2 = (float(one) for one in numbers)
@@ -259,7 +298,7 @@ class EngineSearch:
     def _proposed(self, pool: list[Supposed], draw: np.random.Generator) -> list[np.ndarray]:
         """Steps from judged ones drawn by weight, as wide as those about them are scattered."""
         numbers = np.array([one.numbers for one in pool])
-        weight, asked = self._weights(pool), []
+        weight, asked = self._found(pool).weight, []
         for k in np.repeat(
             np.arange(len(pool)), _resampled(weight, self.config.samples, draw)
         ):
@@ -272,16 +311,13 @@ class EngineSearch:
             asked.append(np.clip(numbers[k] + step, LOWEST, HIGHEST))
         return asked
 
-    def _weights(self, pool: Sequence[Supposed]) -> Float[np.ndarray, " supposed"]:
-        """Tempered evidence over how densely places and heights about each one were judged."""
+    def _found(self, pool: Sequence[Supposed]) -> Found:
         if not pool:
-            return np.empty(0)
+            return Found(pool, np.empty(0), self.config.temperature)
         where = np.array([one.numbers[:3] for one in pool]) / BANDWIDTH
         gap = ((where[:, None] - where) ** 2).sum(axis=-1)
-        log_weight = np.array([one.log_evidence for one in pool]) / self.config.temperature
-        log_weight -= np.log(np.exp(-0.5 * gap).sum(axis=1))
-        weight = np.exp(log_weight - log_weight.max())
-        return weight / weight.sum()
+        crowding = np.log(np.exp(-0.5 * gap).sum(axis=1))
+        return Found(pool, crowding, self.config.temperature)
 
     def _lifted(self, place_m: tuple[float, float, float]) -> tuple[float, float, float]:
         """Onto the roof, if it would stand in a building."""

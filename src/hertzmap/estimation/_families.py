@@ -19,7 +19,7 @@ from hertzmap.estimation._gaussian_process import (
     fit,
 )
 from hertzmap.estimation._path_loss import PathLossConfig, infer_site, trend_terms
-from hertzmap.estimation._stacking import Family, log_shares, square_blocks, typical_gap_m
+from hertzmap.estimation._stacking import Family, GapErrors, square_blocks, typical_gap_m
 from hertzmap.measurement.operator import DriftOperator
 
 BLOCK_GAPS = 2.0
@@ -115,13 +115,13 @@ class Conditioning:
         )
         return replace(family, stride=2)  # many members, and little is left beside them
 
-    def log_shares(
+    def gap_errors(
         self, families: Sequence[Family], free: Bool[np.ndarray, "rows cols"]
-    ) -> Float[np.ndarray, " families"]:
-        """Logarithm of each family's weight, by how it fills gaps of the typical width."""
+    ) -> GapErrors:
+        """How each family fills gaps of the typical width."""
         place_m = self.operator.mean_place_m
         width_m = BLOCK_GAPS * typical_gap_m(self.operator.grid, free, place_m)
-        return log_shares(families, square_blocks(place_m, width_m))
+        return GapErrors.of(families, square_blocks(place_m, width_m))
 
     def _residuals(self, mean_dbm: np.ndarray, terms_db: np.ndarray) -> Observations:
         """What the reports say about a map: residuals over its mean within each one's drift."""

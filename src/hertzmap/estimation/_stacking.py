@@ -25,6 +25,10 @@ PSEUDO_BLOCKS = 1.0
 """Blocks, for each family, that count as predicted best by it: few blocks keep weights alike."""
 
 
+FACTOR_STD = 0.5
+"""Prior standard deviation of the logarithm of the factor on the spread."""
+
+
 @final
 @dataclass(frozen=True)
 class Family:
@@ -77,28 +81,78 @@ def square_blocks(
     return np.unique(square, axis=0, return_inverse=True)[1].ravel()
 
 
-def log_shares(
-    families: Sequence[Family], block: Int[np.ndarray, " points"]
-) -> Float[np.ndarray, " families"]:
-    """Logarithm of the weight of each family.
+@final
+@dataclass(frozen=True)
+class GapErrors:
+    """How each family predicts reports whose block is left out."""
 
-    Each block counts once, by the mean log density of its reports. With a single block nothing
-    can be left out: all families weigh alike.
+    families: Sequence[Family]
+    """The families."""
+    block: Int[np.ndarray, " points"]
+    """Number of the block of each report, from 0."""
+    error_db: Sequence[Float[np.ndarray, "_ points"]]
+    """Value minus prediction, per family (processes, points) [dB]."""
+    variance_db2: Sequence[Float[np.ndarray, "_ points"]]
+    """Predictive variance, noise included, per family [dB^2]."""
 
-    Args:
-        families: at least one.
-        block: number of the block of each report, from 0.
-    """
-    count = np.bincount(block)
-    if len(families) == 1 or len(count) < 2:
-        return np.full(len(families), -np.log(len(families)))
-    scores = []
-    for family in families:
-        error_db, variance_db2 = left_out(family.processes, block)
-        density = -0.5 * (error_db**2 / variance_db2 + np.log(2.0 * np.pi * variance_db2))
-        density = np.logaddexp.reduce(density + family.log_weight[:, None], axis=0)
-        scores.append(np.bincount(block, density) / count)
-    return np.log(_mixture_weights(np.stack(scores)))
+    @classmethod
+    def of(cls, families: Sequence[Family], block: Int[np.ndarray, " points"]) -> "GapErrors":
+        """Leave each block out in turn; of a single block nothing can be said."""
+        if block.max(initial=0) == 0:
+            return cls(families, block, [], [])
+        found = [left_out(family.processes, block) for family in families]
+        return cls(families, block, [one for one, _ in found], [one for _, one in found])
+
+    def log_shares(self) -> Float[np.ndarray, " families"]:
+        """Logarithm of the weight of each family.
+
+        Each block counts once, by the mean log density of its reports. With a single block nothing
+        can be left out: all families weigh alike.
+        """
+        families = self.families
+        if len(families) == 1 or not self.error_db:
+            return np.full(len(families), -np.log(len(families)))
+        scores = []
+        for family, error, variance in zip(families, self.error_db, self.variance_db2, strict=True):
+            density = _log_normal(error, variance)
+            density = np.logaddexp.reduce(density + family.log_weight[:, None], axis=0)
+            scores.append(self._block_mean(density))
+        return np.log(_mixture_weights(np.stack(scores)))
+
+    def spread_factor(self, shares: Float[np.ndarray, " families"], usual: float) -> float:
+        """Factor on the deviations of the field by which left-out reports are told best.
+
+        Noise stays as stated, so where it drowns the field nothing is learned and the factor stays
+        near the usual one; where reports are exact, they say how far off the models are.
+
+        Args:
+            shares: weights of the families.
+            usual: prior median of the factor, see `FACTOR_STD`.
+        """
+        if not self.error_db:
+            return usual
+        error, variance = np.zeros(len(self.block)), np.zeros(len(self.block))
+        for share, family, gap, spread in zip(
+            shares, self.families, self.error_db, self.variance_db2, strict=True
+        ):
+            weight = share * np.exp(family.log_weight)
+            error += weight @ gap
+            variance += weight @ spread
+        noise = self.families[0].processes[0].observations.noise_var_db2
+        field = np.maximum(variance - noise, 0.0)
+        factor = usual * np.exp(np.linspace(-1.5, 1.5, 61))
+        density = [self._block_mean(_log_normal(error, noise + a**2 * field)).sum() for a in factor]
+        belief = -0.5 * (np.log(factor / usual) / FACTOR_STD) ** 2
+        weight = np.exp(density + belief - np.max(density + belief))
+        return float(np.exp(weight @ np.log(factor) / weight.sum()))
+
+    def _block_mean(self, value: np.ndarray) -> np.ndarray:
+        count = np.bincount(self.block)
+        return np.bincount(self.block, value) / count
+
+
+def _log_normal(error: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    return -0.5 * (error**2 / variance + np.log(2.0 * np.pi * variance))
 
 
 def _mixture_weights(

@@ -456,7 +456,7 @@ class RadioDiffInv2(AbstractEstimator):
         families = [about.maps(means_dbm, terms_db, self.config.evidence_temperature)]
         if self.config.path_loss:
             families.append(about.path_loss(problem.free, self.config.places))
-        shares = about.log_shares(families, problem.free)
+        shares = about.gap_errors(families, problem.free).log_shares()
         log_weight = [share + one.log_weight for share, one in zip(shares, families, strict=True)]
         share = self.config.inverted_share
         with np.errstate(divide="ignore"):

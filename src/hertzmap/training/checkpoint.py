@@ -32,6 +32,7 @@ WEIGHTS: dict[tuple[str, str], str] = {
 """Weights that a preset of a method wants; `DEFAULT_WEIGHTS` otherwise."""
 DEFAULT_WEIGHTS: dict[str, str] = {
     "radiodiff_inv2": "prior",
+    "radiodiff_inv1": "prior",
     "combined": "prior",
     "amortised_unet": "amortised_unet",
     "radiounet": "radiounet",
