@@ -13,6 +13,8 @@ from hertzmap.core.grid import Grid
 from hertzmap.core.types import Reports, SceneRaster
 from hertzmap.core.units import GreyScale
 from hertzmap.diffusion.denoisers import MapUNet, UNetConfig
+from hertzmap.estimation._radio_unet import RadioUNetLayout, RadioUNetNetwork
+from hertzmap.estimation.amortised_unet import AmortisedNetwork
 from hertzmap.estimation.base import AbstractEstimator
 
 NAMES = registry.names("estimation")
@@ -26,13 +28,26 @@ def small_network():
     return MapUNet(config).eval()
 
 
+def small_network_of_reports():
+    config = UNetConfig(10, 6, 8, (16, 16, 16), (8, 8, 8), 16, 2, 8, 2)
+    return AmortisedNetwork(config).eval()
+
+
+NETWORKS = {
+    "amortised_unet": small_network_of_reports,
+    "radiounet": lambda: RadioUNetNetwork(RadioUNetLayout(share=0.05)).eval(),
+    "rme_gan": lambda: RadioUNetNetwork(RadioUNetLayout(share=0.05, second=False)).eval(),
+}
+"""Untrained networks of the methods whose network is no denoiser."""
+
+
 def build(name, preset=None):
     """A method by name; with an untrained network if it wants one, and few iterations."""
     module = importlib.import_module(f"hertzmap.estimation.{name}")
     method = module.METHOD.from_preset(preset or next(iter(module.PRESETS)))
     wanted = {field.name for field in fields(method)}
     if "network" in wanted:
-        method = replace(method, network=small_network())
+        method = replace(method, network=NETWORKS.get(name, small_network)())
     if "term_prior" in wanted:
         search = importlib.import_module("hertzmap.estimation._transmitter_search")
         terms = len(search.TERMS)

@@ -17,7 +17,9 @@ from hertzmap.core import registry
 from hertzmap.core.grid import Grid
 from hertzmap.core.types import RadioMap, SceneRaster, Transmitter
 from hertzmap.diffusion.denoisers import MapUNet, UNetConfig
+from hertzmap.estimation._radio_unet import RadioUNetLayout, RadioUNetNetwork
 from hertzmap.estimation._transmitter_search import TERMS, TermPrior
+from hertzmap.estimation.amortised_unet import AmortisedNetwork
 from hertzmap.measurement.sampling import SamplingConfig, sample_reports
 from hertzmap.measurement.truth import SimulatedReports, truth_from_fine
 
@@ -31,15 +33,28 @@ BRIEF = {"iterations": 3, "starts": 1, "steps": 2}
 
 
 def small_map_network():
-    torch.manual_seed(0)
     config = UNetConfig(widths=(16, 16, 16), condition_widths=(8, 8, 8), embedding=16, heads=2)
-    network = MapUNet(config).eval()
-    for weight in network.parameters():  # some layers start at zero and would hide their input
+    return stirred(MapUNet(config))
+
+
+def stirred(network):
+    """Some layers start at zero and would hide their input."""
+    torch.manual_seed(0)
+    for weight in network.parameters():
         torch.nn.init.normal_(weight, std=0.05)
-    return network
+    return network.eval()
 
 
-NETWORKS = {"radiodiff_inv2": small_map_network, "combined": small_map_network}
+NETWORKS = {
+    "radiodiff_inv2": small_map_network,
+    "radiodiff_inv1": small_map_network,
+    "combined": small_map_network,
+    "amortised_unet": lambda: stirred(
+        AmortisedNetwork(UNetConfig(10, 6, 8, (16, 16, 16), (8, 8, 8), 16, 2, 8, 2))
+    ),
+    "radiounet": lambda: stirred(RadioUNetNetwork(RadioUNetLayout(share=0.05))),
+    "rme_gan": lambda: stirred(RadioUNetNetwork(RadioUNetLayout(share=0.05, second=False))),
+}
 """An untrained network for each method that cannot run without one."""
 
 
@@ -48,8 +63,10 @@ def build(name):
     module = importlib.import_module(f"hertzmap.estimation.{name}")
     method = module.METHOD.from_preset(next(iter(module.PRESETS)))
     if getattr(method, "network", False) is None:
+        method = replace(method, network=NETWORKS[name]())
+    if hasattr(method, "term_prior"):
         prior = TermPrior(np.zeros(len(TERMS)), 0.01 * np.eye(len(TERMS)))
-        method = replace(method, network=NETWORKS[name](), term_prior=prior)
+        method = replace(method, term_prior=prior)
     config = getattr(method, "config", None)
     if config is None:
         return method

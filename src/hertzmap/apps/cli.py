@@ -278,12 +278,16 @@ def train(
     stage: Annotated[
         list[str] | None, typer.Option(help="backbone, prior or paper; all by default.")
     ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(help="Instead of the prior: amortised_unet, radiounet, rme_gan, ..."),
+    ] = None,
 ) -> None:
-    """Train the diffusion prior; a run that was stopped goes on where it was."""
+    """Train the diffusion prior or another network; a stopped run goes on where it was."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from hertzmap.apps import jobs, plots
-    from hertzmap.training import prior
+    from hertzmap.training import prior, regression
 
     stages = ("backbone", "prior", "paper")
     unknown = [name for name in stage or () if name not in stages]
@@ -306,6 +310,15 @@ def train(
             text = "  ".join(f"{key} {value:.4g}" for key, value in figures.items())
             bar.update(tasks[name], completed=step, total=steps or None, figures=text)
 
+        if network is not None:
+            config = regression.default_config(network)
+            steps = config.loop.steps
+            regression.run(
+                out, config, progress=lambda step, figures: show(network, step, steps, figures)
+            )
+            path = regression.release(out, network, out / "weights")
+            _CONSOLE.print(f"weights: {path}, with their card beside them")
+            return
         folder = prior.run(out, stages=tuple(stage or stages), progress=show)
     for path in prior.release(folder, folder / "weights"):
         _CONSOLE.print(f"weights: {path}, with their card beside them")

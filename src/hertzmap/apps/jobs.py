@@ -510,10 +510,10 @@ def prior_picture(weights: Path, maps: Path, count: int = 4) -> plots.Figure:
     Raises:
         DataError: if weights, card or maps are missing or damaged.
     """
-    from hertzmap.training.checkpoint import load_network
+    from hertzmap.training.checkpoint import load_denoiser
     from hertzmap.training.prior import examples
 
-    found = examples(load_network(weights), maps, count)
+    found = examples(load_denoiser(weights), maps, count)
     if not found:
         msg = f"no maps in {maps}; make them by `hertzmap train`"
         raise DataError(msg)

@@ -55,7 +55,7 @@ RADIOMAPSEER_ROWS = {
 CELLS = (*dict.fromkeys(PRINTED_ROWS.values()), *RADIOMAPSEER_ROWS)
 """All cells, in the order they are run by default."""
 
-CASES = (
+CASES: tuple[str, ...] = (
     "exponents",
     "misstated-half",
     "misstated-double",

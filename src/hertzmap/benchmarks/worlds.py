@@ -198,8 +198,9 @@ def _added(fine: RadioMap) -> RadioMap:
     """Powers of all transmitters together, under the name of the first one."""
     if len(fine.transmitters) == 1:
         return fine
-    power = np.where(fine.valid, to_linear(np.nan_to_num(fine.path_gain_db)), 0.0).sum(axis=0)
-    valid = fine.valid.any(axis=0)
+    each = np.where(fine.valid, to_linear(np.nan_to_num(fine.path_gain_db)), 0.0)
+    power = np.sum(each, axis=0)
+    valid = np.any(fine.valid, axis=0)
     gain = np.full(power.shape, np.nan, np.float32)
     gain[valid] = to_db(power[valid])
     return RadioMap(fine.grid, gain[None], valid[None], fine.transmitters[:1])

@@ -58,7 +58,9 @@ class PositionPosterior:
     def covariance(self) -> Float[np.ndarray, "2 2"]:
         """Posterior covariance [m^2]: between candidates plus within them."""
         gap = self.place_m - self.mean_m()
-        return np.einsum("k,kij->ij", self.weight, gap[:, :, None] * gap[:, None] + self.covariance_m2)
+        return np.einsum(
+            "k,kij->ij", self.weight, gap[:, :, None] * gap[:, None] + self.covariance_m2
+        )
 
     def log_density(self, place_m: Float[np.ndarray, "points 2"]) -> Float[np.ndarray, " points"]:
         """Logarithm of the density at places [1/m^2]."""
@@ -66,16 +68,14 @@ class PositionPosterior:
         gap = place_m[:, None] - self.place_m
         squared = np.einsum("pki,kij,pkj->pk", gap, precision, gap)
         size = np.linalg.slogdet(self.covariance_m2)[1] + 2.0 * np.log(2.0 * np.pi)
-        return logsumexp(-0.5 * (squared + size) + np.log(self.weight), axis=1)
+        return np.asarray(logsumexp(-0.5 * (squared + size) + np.log(self.weight), axis=1))
 
     def sample(self, count: int, *, seed: int) -> Float[np.ndarray, "samples 2"]:
         """Draw places (east, north) [m]."""
         draw = np.random.default_rng(seed)
         which = draw.choice(len(self.log_weight), size=count, p=self.weight)
         root = np.linalg.cholesky(self.covariance_m2)[which]
-        return self.place_m[which] + np.einsum(
-            "pij,pj->pi", root, draw.standard_normal((count, 2))
-        )
+        return self.place_m[which] + np.einsum("pij,pj->pi", root, draw.standard_normal((count, 2)))
 
     def credibility(self, place_m: Float[np.ndarray, "2"], draws: int = 4000) -> float:
         """Probability of all places likelier than this one: below 0.9 inside the 90 % region.

@@ -155,7 +155,7 @@ class Found:
         """
         every = self._weight(temperature)
         kept = np.flatnonzero(every > LEAST_WEIGHT * every.max(initial=0.0))
-        place_m = np.array([self.pool[k].place_m[:2] for k in kept]).reshape(-1, 2)
+        place_m = np.array([self.pool[int(k)].place_m[:2] for k in kept]).reshape(-1, 2)
         weight = every[kept] / every[kept].sum()
         gap = place_m - weight @ place_m
         # Scott's rule for two dimensions, on the number of samples that count
@@ -169,7 +169,7 @@ class Found:
         """Different ones drawn by weight, and the logarithm of the weight that each stands for."""
         count = _resampled(self.weight, most, draw)
         index = np.flatnonzero(count)
-        return [self.pool[k] for k in index], np.log(count[index] / most)
+        return [self.pool[int(k)] for k in index], np.log(count[index] / most)
 
 
 class EngineSearch:
@@ -299,9 +299,7 @@ class EngineSearch:
         """Steps from judged ones drawn by weight, as wide as those about them are scattered."""
         numbers = np.array([one.numbers for one in pool])
         weight, asked = self._found(pool).weight, []
-        for k in np.repeat(
-            np.arange(len(pool)), _resampled(weight, self.config.samples, draw)
-        ):
+        for k in np.repeat(np.arange(len(pool)), _resampled(weight, self.config.samples, draw)):
             gap = np.hypot(*(numbers[:, :2] - numbers[k, :2]).T)
             share = weight * (gap < NEAR_M)
             share /= share.sum()

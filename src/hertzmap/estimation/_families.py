@@ -29,7 +29,7 @@ NEGLIGIBLE = 7.0
 
 
 ENGINE_DEVIATION_DB = 2.0
-"""Prior median of how far the field lies from the engine's fitted map [dB]; may be twice or half."""
+"""Prior median of how far the field lies from the engine's fitted map [dB]."""
 
 
 @final
@@ -72,10 +72,10 @@ class Conditioning:
         hyper = fit(seen[0], FitConfig(prior=prior, most_reports=600), self.generator)
         factor = factorise(seen[0], hyper)
         processes = [condition(one, hyper, factor) for one in seen]
-        if log_weight is None:
-            log_weight = np.array([process.log_evidence for process in processes]) / temperature
-        log_weight = log_weight - np.logaddexp.reduce(log_weight)
-        return Family(processes, log_weight, mean_dbm, list(np.moveaxis(terms_db, 1, -1)))
+        evidence = np.array([process.log_evidence for process in processes]) / temperature
+        weight = evidence if log_weight is None else log_weight
+        weight = weight - np.logaddexp.reduce(weight)
+        return Family(processes, weight, mean_dbm, list(np.moveaxis(terms_db, 1, -1)))
 
     def path_loss(self, free: Bool[np.ndarray, "rows cols"], most_sites: int) -> Family:
         """Kriging about path loss from supposed sites, so many of them at most."""
@@ -166,9 +166,7 @@ def agreed(
         spread.append(family.deviation_db(grid))
     median = weighted_median(np.stack(mean), shares)
     moves = [median - one for one in mean]
-    weights = [
-        np.log(share) + one.log_weight for share, one in zip(shares, families, strict=True)
-    ]
+    weights = [np.log(share) + one.log_weight for share, one in zip(shares, families, strict=True)]
     return (
         np.concatenate([maps + move for maps, move in zip(members, moves, strict=True)]),
         np.concatenate(

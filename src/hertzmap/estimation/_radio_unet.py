@@ -58,9 +58,11 @@ class Stage(nn.Module):
             )
             below = out
         self.last = nn.Conv2d(below + inputs, 1, 5, padding=2)
-        for layer in (*self.down, *self.up):
-            nn.init.kaiming_normal_(layer.weight)  # eighteen layers without any normalisation
-        nn.init.constant_(self.last.bias, 0.3)  # a last ReLU that is never on learns nothing
+        for name, parameter in self.named_parameters():
+            if name == "last.bias":
+                nn.init.constant_(parameter, 0.3)  # a last ReLU that is never on learns nothing
+            elif name.endswith("weight") and not name.startswith("last"):
+                nn.init.kaiming_normal_(parameter)  # eighteen layers without any normalisation
 
     def forward(self, planes: Tensor) -> Tensor:
         """(batch, inputs, rows, cols) -> (batch, 1, rows, cols)."""

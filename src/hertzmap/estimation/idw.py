@@ -96,7 +96,7 @@ class Idw(AbstractEstimator):
         if len(power_dbm) < 2:
             return self.config.exponents[0], 1, 0.0
         distance_m, index = tree.query(tree.data, k=min(most + 1, len(power_dbm)))
-        distance_m, values = distance_m[:, 1:], power_dbm[index[:, 1:]]
+        distance_m, values = distance_m[:, 1:], power_dbm[np.asarray(index)[:, 1:]]
         found = []
         for exponent in self.config.exponents:
             for neighbours in self.config.neighbours:

@@ -5,10 +5,11 @@ measurement brought to the same noise level; particles are weighed by how well t
 
 Source: RadioDiff-Inverse (Wang et al., 2025), filtering posterior sampling (Dou, Song, 2024).
 Deviations: our prior of radio maps stands for the paper's prior of photographs, which we do not
-ship; ``as_published`` gives it an all-zero condition, so that it knows no buildings, and is not told
-the noise. ``tuned`` is given buildings, noise and what the drift adds to it, and needs fewer steps.
+ship; ``as_published`` gives it an all-zero condition, so that it knows no buildings, and is not
+told the noise. ``tuned`` knows buildings, noise and what drift adds to it, in fewer steps.
 """
 
+import itertools
 from dataclasses import dataclass, field
 from typing import final
 
@@ -118,7 +119,7 @@ class RadioDiffInv1(AbstractEstimator):
         noise = 4.0 * rasters.noise**2 / rasters.count.clamp_min(1e-6)
         state = torch.randn((config.starts, 1, *free.shape[-2:]), generator=draw)
         path = angles(config.steps, config.shift)
-        for phi, lower in zip(path[:-1], path[1:], strict=True):
+        for phi, lower in itertools.pairwise(path):
             clean = self._clean(state, phi, rasters)
             if lower <= 0.0:
                 return clean

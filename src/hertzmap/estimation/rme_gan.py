@@ -1,9 +1,9 @@
 """RME-GAN: RadioUNet's first U-Net as a generator, taught by a discriminator beside map losses.
 
-Source: RME-GAN (Zhang, Wijesinghe, Ding, 2023), two phases of losses. Deviations: half the channels;
-an empty transmitter plane; the losses on Fourier rank and on maxima of superpixels are left out,
-as their definitions could not be had; the model map that gradients are compared with is the
-samples' own smooth map. See `training.regression` for the losses.
+Source: RME-GAN (Zhang, Wijesinghe, Ding, 2023), two phases of losses. Deviations: half the
+channels; an empty transmitter plane; the losses on Fourier rank and on maxima of superpixels are
+left out, as their definitions could not be had; the model map that gradients are compared with is
+the samples' own smooth map. See `training.regression` for the losses.
 
 ``as_published`` learned on clean samples in 1 to 10 % of the cells, and its public code's flaws
 stand: the discriminator sees the label as a plane, a sigmoid precedes a loss that expects logits,
@@ -93,7 +93,7 @@ class RmeGan(AbstractEstimator):
 
 
 def flawed_planes(image: Tensor, real: bool) -> Tensor:
-    """What the discriminator of ``as_published`` sees: the map and the label that it should find."""
+    """What the discriminator of ``as_published`` sees: the map and the label it should find."""
     return torch.cat([image, torch.full_like(image, float(real))], dim=1)
 
 

@@ -153,6 +153,19 @@ def load_network(path: Path) -> nn.Module:
     return network.eval()
 
 
+def load_denoiser(path: Path) -> MapUNet:
+    """Build the prior's denoiser.
+
+    Raises:
+        DataError: if the weights are missing, damaged or those of another kind of network.
+    """
+    network = load_network(path)
+    if not isinstance(network, MapUNet):
+        msg = f"{path} holds a {type(network).__name__}, not a prior's denoiser"
+        raise DataError(msg)
+    return network
+
+
 def load_term_prior(path: Path) -> TermPrior | None:
     """The belief about global unknowns on the card of weights, if it has one.
 

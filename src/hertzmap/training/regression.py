@@ -16,7 +16,6 @@ from typing import final
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -80,7 +79,7 @@ STEPS: dict[str, int] = {
     "rme_gan": 1350,
     "rme_gan-published": 1350,
 }
-"""Steps of 8 maps that one core does in about an hour, measured on the machine that trained them."""
+"""Steps of 8 maps that one core of the machine that trained them does in about an hour."""
 LEVEL_STD = 0.25
 """Standard deviation of an unknown link budget [grey]."""
 
@@ -164,7 +163,7 @@ def draw_rasters(
     value, weight = np.zeros(len(place)), np.zeros(len(place))
     for down in (0, 1):
         for along in (0, 1):
-            at = corner + (down, along)
+            at = corner + np.array([down, along])
             ok = ((at >= 0) & (at < (rows, cols))).all(axis=1)
             at = np.clip(at, 0, (rows - 1, cols - 1))
             share = np.abs(1 - down - part[:, 0]) * np.abs(1 - along - part[:, 1])
@@ -445,7 +444,11 @@ def run(
 
 
 def default_config(name: str) -> RegressionConfig:
-    """Settings of the shipped weights."""
+    """Settings of the shipped weights.
+
+    Raises:
+        ConfigError: if there is no such network.
+    """
     config = RegressionConfig(name=name)
     steps = STEPS[name]
     return replace(config, loop=replace(config.loop, steps=steps, decay=steps // 3))
@@ -461,7 +464,6 @@ def release(folder: Path, name: str, target: Path, remarks: str = "") -> Path:
         remarks: what else the card should say.
     """
     state = folder / name / "state.safetensors"
-    stored = load_file(state)
     log = read_log(folder / name / "log.jsonl")
     plan = json.loads((folder / "training" / "plan.json").read_text())
     layout = AmortisedNetwork().config if name == "amortised_unet" else RadioUNetLayout()
@@ -485,7 +487,6 @@ def release(folder: Path, name: str, target: Path, remarks: str = "") -> Path:
         "from the dominant-path engine with random propagation parameters only",
     }
     prefix = "average.generator." if name.startswith("rme_gan") else "average."
-    del stored
     return export(
         state, target / f"{name}.safetensors", layout, facts, prefix=prefix, target_of=TARGET
     )
