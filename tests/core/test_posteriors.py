@@ -89,3 +89,21 @@ def test_a_level_outside_0_to_1_is_refused(level):
 def test_a_belief_that_is_none_is_refused(maps, spread, message):
     with pytest.raises((ValueError, TypeError), match=message):
         MapPosterior(GRID, maps, np.zeros(1), spread)
+
+
+def test_the_covered_share_and_its_interval_follow_the_threshold():
+    east = np.broadcast_to(np.linspace(-100.0, -60.0, 41), (5, 41))
+    free = np.ones((5, 41), bool)
+    sure = MapPosterior(Grid(5, 41), east[None], np.zeros(1), np.zeros((1, 5, 41)))
+    assert sure.covered_share(-80.5, free) == pytest.approx((21 / 41, 21 / 41, 21 / 41))
+    doubt = MapPosterior(Grid(5, 41), east[None], np.zeros(1), np.full((1, 5, 41), 4.0))
+    mean, low, high = doubt.covered_share(-80.5, free)
+    assert mean == pytest.approx(21 / 41, abs=0.02)
+    assert low == pytest.approx((21 - 6.6) / 41, abs=0.03)
+    assert high == pytest.approx((21 + 6.6) / 41, abs=0.03)
+
+
+def test_a_share_of_no_cells_is_refused():
+    none = MapPosterior(Grid(2, 2), np.zeros((1, 2, 2)), np.zeros(1), np.zeros((1, 2, 2)))
+    with pytest.raises(ValueError, match="covered_share"):
+        none.covered_share(-90.0, np.zeros((2, 2), bool))

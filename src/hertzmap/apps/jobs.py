@@ -384,7 +384,7 @@ def estimate(
     started = time.perf_counter()
     posterior = estimator.estimate(reports, site, seed=seed)
     seconds = time.perf_counter() - started
-    covered = posterior.coverage_probability(options.threshold_dbm)[site.free]
+    covered, least, most = posterior.covered_share(options.threshold_dbm, site.free)
     files = {
         "map": out / "map.tif",
         "report": out / "report.html",
@@ -399,7 +399,8 @@ def estimate(
         "method": options.method,
         "grid": asdict(grid),
         "threshold_dbm": options.threshold_dbm,
-        "mean_coverage_probability": round(float(covered.mean()), 4),
+        "mean_coverage_probability": round(covered, 4),
+        "covered_share_90_percent_interval": [round(least, 4), round(most, 4)],
         "median_dbm": round(float(np.median(posterior.mean_dbm()[site.free])), 2),
         "median_std_db": round(float(np.median(posterior.std_db()[site.free])), 2),
         "seconds": round(seconds, 2),

@@ -75,21 +75,27 @@ def estimate_page(
                 "How the search converged.",
             )
         )
-    facts = (
+    least, most = (round(100 * end) for end in summary["covered_share_90_percent_interval"])
+    facts = [
         Fact(f"{len(reports)}", f"reports, {summary['repeated_places']} at a repeated place"),
         Fact(
             f"{100 * summary['mean_coverage_probability']:.0f} %",
-            f"of the outdoor area above {threshold}, as expected by the map",
+            f"of the outdoor area above {threshold}, with 90 % probability {least} to {most} %",
         ),
         Fact(dbm(round(summary["median_dbm"], 1)), "median power outdoors"),
         Fact(f"{summary['median_std_db']:.1f} dB", "median standard deviation"),
-    )
+    ]
+    if "transmitter" in summary:
+        radius_m = np.sqrt(summary["transmitter"]["area_of_90_percent_m2"] / np.pi)
+        facts.append(
+            Fact(f"{radius_m:.0f} m", "radius of the area that holds the antenna with 90 %")
+        )
     text = (
         f"{display_name(summary['method'])} on {site.grid.rows} x {site.grid.cols} cells of "
         f"{site.grid.spacing_m:g} m, in {summary['seconds']:.1f} s. The map shows the power "
         "without measurement noise; it says nothing about the inside of buildings.",
     )
-    section = Section("The radio map", text, tuple(blocks), facts)
+    section = Section("The radio map", text, tuple(blocks), tuple(facts))
     return Page(
         f"Radio map of {scene.name}{cell}",
         f"Estimated from {len(reports)} measured reports and the buildings of the map extract.",

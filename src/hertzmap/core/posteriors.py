@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
-from jaxtyping import Float
-from scipy.special import logsumexp, ndtr  # ships no types, hence the basic check above
+from jaxtyping import Bool, Float
+from scipy.special import logsumexp, ndtr, ndtri  # ships no types, hence the basic check above
 
 from hertzmap.core.grid import Grid
 from hertzmap.core.types import Trace
@@ -166,6 +166,46 @@ class MapPosterior:
     def coverage_probability(self, threshold_dbm: float) -> Float[np.ndarray, "rows cols"]:
         """Probability that the power is above a threshold [dBm], in every cell."""
         return 1.0 - self.probability_below(threshold_dbm)
+
+    def covered_share(
+        self,
+        threshold_dbm: float,
+        counted: Bool[np.ndarray, "rows cols"],
+        *,
+        level: float = 0.9,
+    ) -> tuple[float, float, float]:
+        """Share of cells above a threshold [dBm]: its mean and the ends of a central interval.
+
+        Within a candidate all cells err together, as if their errors were one; neighbours' nearly
+        are, far ones' less, so the interval is on the wide side.
+
+        Args:
+            threshold_dbm: a cell is covered above it.
+            counted: cells that count, e.g. those outdoors.
+            level: probability of the interval, strictly between 0 and 1.
+
+        Raises:
+            ValueError: if no cell counts, or the level is not a probability.
+        """
+        if not counted.any() or not 0.0 < level < 1.0:
+            msg = f"covered_share needs cells that count and a level between 0 and 1, got {level}"
+            raise ValueError(msg)
+        node = ndtri((np.arange(41) + 0.5) / 41)
+        share = np.array(
+            [
+                np.mean(mean + one * spread > threshold_dbm)
+                for mean, spread in zip(
+                    self.maps_dbm[:, counted], self.spread_db[:, counted], strict=True
+                )
+                for one in node
+            ]
+        )
+        order = np.argsort(share)
+        reached = np.cumsum(np.repeat(self.weight / len(node), len(node))[order])
+        ends = np.searchsorted(reached, [0.5 - 0.5 * level, 0.5 + 0.5 * level])
+        low, high = share[order][np.clip(ends, 0, len(order) - 1)]
+        mean = float(self.coverage_probability(threshold_dbm)[counted].mean())
+        return mean, float(min(low, mean)), float(max(high, mean))
 
     def quantile_dbm(self, level: float) -> Float[np.ndarray, "rows cols"]:
         """Quantile [dBm] of the mixture in every cell, by bisection to 0.01 dB.

@@ -1,8 +1,8 @@
 """Offsets of reporting devices: a phone that always reads 6 dB low is found out by its neighbours.
 
-Each device has one unknown offset, normal about 0. A Gaussian process about a constant, with one term
-for each device, tells offsets from the field; how far devices differ is chosen by evidence, and
-"not at all" is among the choices, so that reports of equal devices stay as they are.
+Each device has one unknown offset, normal about 0. A Gaussian process about a constant, with one
+term for each device, tells offsets from the field; how far devices differ is chosen by evidence,
+and "not at all" is among the choices, so that reports of equal devices stay as they are.
 """
 
 from dataclasses import replace
