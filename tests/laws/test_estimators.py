@@ -29,14 +29,20 @@ def small_network():
 
 
 def small_network_of_reports():
+    torch.manual_seed(0)
     config = UNetConfig(10, 6, 8, (16, 16, 16), (8, 8, 8), 16, 2, 8, 2)
     return AmortisedNetwork(config).eval()
 
 
+def small_radio_unet():
+    torch.manual_seed(0)
+    return RadioUNetNetwork(RadioUNetLayout(share=0.05)).eval()
+
+
 NETWORKS = {
     "amortised_unet": small_network_of_reports,
-    "radiounet": lambda: RadioUNetNetwork(RadioUNetLayout(share=0.05)).eval(),
-    "rme_gan": lambda: RadioUNetNetwork(RadioUNetLayout(share=0.05, second=False)).eval(),
+    "radiounet": small_radio_unet,
+    "rme_gan": small_radio_unet,
 }
 """Untrained networks of the methods whose network is no denoiser."""
 

@@ -58,6 +58,9 @@ OUTSIDE = ParameterRanges(
     k1=(3.2, 5.0),
     k2=(6.5, 9.0),
     waveguide_db=(9.0, 14.0),
+    offset_los_sd_db=6.0,
+    offset_nlos_sd_db=10.0,
+    offset_roof_sd_db=12.0,
     exponents=("whole", "single"),
     exponent_shares=(0.7, 0.3),
 )
