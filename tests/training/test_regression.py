@@ -111,7 +111,7 @@ def test_a_finished_run_is_released_and_loads_again(name, tmp_path):
     (tmp_path / "training" / "plan.json").write_text(json.dumps({"shards": [{"extract": "toy"}]}))
     path = regression.release(tmp_path, name, tmp_path / "out")
     card = json.loads(path.with_suffix(".json").read_text())
-    assert card["architecture"] in ARCHITECTURES and card["seconds_of_one_core"] == 60.0
+    assert card["architecture"] in ARCHITECTURES and card["wall_seconds"] == 60.0
     batch = a_batch(name, np.random.default_rng(0))
     before = regression.answer(network.eval(), batch)
     after = regression.answer(load_network(path), batch)

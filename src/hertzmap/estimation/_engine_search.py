@@ -127,7 +127,7 @@ class Found:
     """All that were judged, the best first."""
 
     pool: Sequence[Supposed]
-    """None where no antenna can stand."""
+    """Empty where no antenna can stand."""
     crowding: Float[np.ndarray, " supposed"]
     """Logarithm of how densely places and heights about each one were judged."""
     temperature: float

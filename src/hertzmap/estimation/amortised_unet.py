@@ -164,8 +164,7 @@ class AmortisedUNet(AbstractEstimator):
         std = log_std[0, 0, :rows, :cols].double().exp().numpy() * self.config.spread_scale
         if reports.reference_dbm is not None:
             grey = np.clip(grey, 0.0, 1.0)
-        maps_dbm = np.where(site.free, reference + self.scale.to_db(grey), reference)
-        maps_dbm = np.where(site.free, maps_dbm, reference + self.scale.min_db)
+        maps_dbm = reference + self.scale.to_db(np.where(site.free, grey, 0.0))
         spread_db = np.where(site.free, self.scale.span_db * std, 0.0)
         return MapPosterior(site.grid, maps_dbm[None], np.zeros(1), spread_db[None])
 

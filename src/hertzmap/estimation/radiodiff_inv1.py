@@ -76,7 +76,8 @@ PRESETS: dict[str, RadioDiffInv1Config] = {
 class RadioDiffInv1(AbstractEstimator):
     """A baseline: particles of an unconditional prior, one pass down.
 
-    Cost with the shipped network on one core: 50 steps 12 s, 1000 steps 4 min a 256 x 256 map.
+    Cost with the shipped network on one core: 12 s a 256 x 256 map for 50 steps, and in proportion
+    for more. The settings of ``tuned`` have been tried on two maps only: they are not settled.
     """
 
     config: RadioDiffInv1Config = field(default_factory=RadioDiffInv1Config)

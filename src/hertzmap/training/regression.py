@@ -477,7 +477,7 @@ def release(folder: Path, name: str, target: Path, remarks: str = "") -> Path:
         "trained_on": sorted({item["extract"] for item in plan["shards"]}),
         "validation": list(splits.VALIDATION),
         "never_seen": list(splits.HELD_OUT),
-        "seconds_of_one_core": round(_seconds(log), 1),
+        "wall_seconds": round(_seconds(log), 1),
         "last_figures": {key: value for line in log for key, value in line.items()},
         "loss_curve": [[line["step"], round(line["loss"], 5)] for line in log],
         "remarks": remarks,
@@ -496,7 +496,7 @@ TARGET = "map on the grey scale [0, 1], 0 in walls"
 
 
 def _seconds(log: list[dict[str, int | float]]) -> float:
-    """Training time over all resumed runs."""
+    """Time on the clock over all resumed runs, pauses and other work on the machine included."""
     last: dict[float, float] = {}
     for line in log:
         last[line["run_from"]] = line["seconds"]
