@@ -6,6 +6,7 @@ import pytest
 from hertzmap.core.grid import Grid
 from hertzmap.core.types import Transmitter
 from hertzmap.estimation import _engine_search as engine
+from hertzmap.estimation._supposed import Source, Supposed, apart
 from hertzmap.propagation.dominant_path import DominantPath, Environment
 from hertzmap.propagation.parameters import PropagationParameters
 from hertzmap.scenes.synthetic import city
@@ -49,10 +50,10 @@ def test_the_transmitter_is_found(town, shift_db, level_std_db):
     pool = search.find(start, np.random.default_rng(1)).pool
     best = pool[0]
     assert best.log_evidence == max(one.log_evidence for one in pool)
-    assert np.hypot(best.place_m[0] + 20.5, best.place_m[1] + 10.5) < 3.0
+    assert np.hypot(*(best.ground_m[0] - [-20.5, -10.5])) < 3.0
     base, terms = search.map_about(best)
-    belief = search.beliefs[int(best.directional)]
-    white = np.linalg.solve(np.linalg.cholesky(belief.covariance), best.value - belief.mean)
+    belief = search.beliefs[int(best.sources[0].directional)]
+    white = np.linalg.solve(np.linalg.cholesky(belief.covariance), best.value[0] - belief.mean)
     found = base + np.tensordot(white, terms, 1)
     assert np.median(np.abs(found - truth - shift_db)[seen]) < 2.0
 
@@ -61,7 +62,7 @@ def test_the_same_draws_find_the_same(town):
     search, _, _ = a_search(town, count=60)
     start = np.array([[-30.0, 0.0]])
     first, second = (search.find(start, np.random.default_rng(2)) for _ in range(2))
-    assert [one.place_m for one in first.pool] == [one.place_m for one in second.pool]
+    assert [one.sources for one in first.pool] == [one.sources for one in second.pool]
     np.testing.assert_array_equal(first.weight, second.weight)
 
 
@@ -69,16 +70,16 @@ def test_a_supposed_place_in_a_building_is_lifted_onto_its_roof(town):
     search, _, _ = a_search(town, count=60)
     row, col = np.argwhere(~town.site.free)[40]
     east, north = GRID.place(np.array([row, col], float))
-    judged = search.judge((float(east), float(north), 1.5), (1.0, 2.0))
+    judged = search.judge(np.array([[east, north, np.log(1.5), 0.0, 2.0]]))
     least = town.site.height_m[row, col] + engine.ABOVE_ROOF_M
-    assert judged[0].place_m[2] == pytest.approx(least)
+    assert judged[0].sources[0].place_m[2] == pytest.approx(least)
 
 
 def test_weights_stand_for_what_the_reports_leave_open(town):
     search, _, _ = a_search(town, count=60, noise_db=8.0)
     found = search.find(np.array([[-30.0, 0.0]]), np.random.default_rng(2))
     assert found.weight.sum() == pytest.approx(1.0)
-    place = np.array([one.place_m[:2] for one in found.pool])
+    place = np.array([one.ground_m[0] for one in found.pool])
     mean = found.weight @ place
     spread = np.sqrt(found.weight @ ((place - mean) ** 2).sum(axis=1))
     assert 0.3 < spread < 40.0
@@ -95,7 +96,8 @@ def test_members_are_different_and_share_the_weight(town):
 
 def test_those_apart_are_apart():
     def one(east):
-        return engine.Supposed((east, 0.0, 5.0), (1.0, 1.0), False, -east, np.zeros(1))
+        source = Source((east, 0.0, 5.0), (1.0, 1.0), directional=False)
+        return Supposed((source,), -east, np.zeros((1, 1)))
 
-    chosen = engine.apart([one(east) for east in (0.0, 1.0, 7.0, 8.0, 20.0)], 3, 5.0)
-    assert [item.place_m[0] for item in chosen] == [0.0, 7.0, 20.0]
+    chosen = apart([one(east) for east in (0.0, 1.0, 7.0, 8.0, 20.0)], 3, 5.0)
+    assert [item.ground_m[0, 0] for item in chosen] == [0.0, 7.0, 20.0]

@@ -405,13 +405,14 @@ def estimate(
         "median_std_db": round(float(np.median(posterior.std_db()[site.free])), 2),
         "seconds": round(seconds, 2),
     }
-    if posterior.transmitter is not None:
-        east, north = posterior.transmitter.median_m()
-        summary["transmitter"] = {
-            "east_m": round(float(east), 1),
-            "north_m": round(float(north), 1),
-            "area_of_90_percent_m2": round(posterior.transmitter.region_area_m2(0.9)),
+    summary["transmitters"] = [
+        {
+            "east_m": round(float(one.median_m()[0]), 1),
+            "north_m": round(float(one.median_m()[1]), 1),
+            "area_of_90_percent_m2": round(one.region_area_m2(0.9)),
         }
+        for one in posterior.transmitters
+    ]
     tell("writing")
     interchange.write_map(files["map"], posterior, site, scene, threshold_dbm=options.threshold_dbm)
     around = window(scene, grid, 0.0)

@@ -191,12 +191,15 @@ def score(
     )
     scale = GreyScale()
     ends_dbm = (scale.min_db + reference_dbm, scale.max_db + reference_dbm)
-    if posterior.transmitter is not None and transmitter is not None:
+    if posterior.transmitters and transmitter is not None:
         true_m = np.asarray(transmitter.place_m[:2])
-        away_m = float(np.hypot(*(posterior.transmitter.median_m() - true_m)))
-        scores["transmitter_error_m"] = away_m
-        scores["transmitter_in90"] = float(posterior.transmitter.credibility(true_m) < 0.9)
-        scores["transmitter_area90_m2"] = posterior.transmitter.region_area_m2(0.9)
+        found = min(
+            posterior.transmitters, key=lambda one: float(np.hypot(*(one.median_m() - true_m)))
+        )
+        scores["transmitters"] = len(posterior.transmitters)
+        scores["transmitter_error_m"] = float(np.hypot(*(found.median_m() - true_m)))
+        scores["transmitter_in90"] = float(found.credibility(true_m) < 0.9)
+        scores["transmitter_area90_m2"] = found.region_area_m2(0.9)
     errors = rmse_by_stratum(np.clip(posterior.mean_dbm(), *ends_dbm), truth_dbm, masks)
     return scores | {f"rmse_{name}_db": value for name, value in errors.items()}
 

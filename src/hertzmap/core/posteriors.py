@@ -121,8 +121,8 @@ class MapPosterior:
     """Standard deviation of each candidate in each cell [dB], at least 0."""
     trace: Trace | None = None
     """How an iterative estimator got there; None for direct ones."""
-    transmitter: PositionPosterior | None = None
-    """Where the transmitter may stand, where the method says so."""
+    transmitters: tuple[PositionPosterior, ...] = ()
+    """Where each transmitter may stand, where the method says so; their powers add."""
 
     def __post_init__(self) -> None:
         count = len(self.log_weight)

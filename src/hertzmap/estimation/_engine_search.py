@@ -12,19 +12,28 @@ by the density of what was judged are ours.
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import final
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from hertzmap.core.errors import PropagationError
-from hertzmap.core.posteriors import PositionPosterior
 from hertzmap.core.types import SceneRaster, Transmitter
+from hertzmap.estimation._supposed import Found, Source, Supposed, apart, resampled
 from hertzmap.estimation._transmitter_search import free_cells
-from hertzmap.propagation.dominant_path import DominantPath, Environment
+from hertzmap.propagation.dominant_path import DominantPath, Environment, GainLayers
 from hertzmap.propagation.parameters import PropagationParameters
-from hertzmap.propagation.response import TERMS, Response, TermBelief, fill_gaps, term_belief
+from hertzmap.propagation.response import (
+    TERMS,
+    Response,
+    TermBelief,
+    fill_gaps,
+    joint_belief,
+    summed_gain,
+    term_belief,
+)
 
 START_CURVES = ((0.6, 0.8), (2.0, 2.0))
 """(k1, k2) of the bend factors that are tried first."""
@@ -42,20 +51,18 @@ MOST_STEP = np.array([10.0, 10.0, 0.3, 0.4, 1.2])
 """Largest one."""
 NEAR_M = 30.0
 """Samples within it say how wide to propose about one."""
-BANDWIDTH = np.array([1.5, 1.5, 0.2])
-"""Of the density of judged (east, north, log height)."""
-PLACE_TEMPERATURE = 1.25
-"""Tempering of the evidence for the place, set on the validation cities."""
-LEAST_WEIGHT = 1e-4
-"""Samples below this share of the heaviest one are left out of the posterior of the place."""
-LEAST_BLUR_M = 1.0
-"""Blur of a sample per axis, at least [m]: a cell."""
 ABOVE_ROOF_M = 2.0
 """A supposed antenna inside a building is lifted so far above its roof [m]."""
 SHRINK = 0.6
 """By which steps grow shorter from round to round."""
 LEAST_SHARE = 0.15
 """They grow no shorter than this share."""
+PAIR_PAYS = 2.5
+"""A second transmitter adds five numbers, so the evidence must rise by this times log(reports)."""
+PAIR_HINT = 6.0
+"""Rise of the evidence by the best of the first pairs below which no more are sought."""
+JUMPS = 0.3
+"""Share of the steps of a pair that put one of the two anywhere."""
 THREADS = 2
 """Supposed transmitters judged at a time; the answer does not depend on it."""
 _CARRIER_HZ = 2.0e9
@@ -86,6 +93,12 @@ class SearchConfig:
     """Least distance of two that the first round improves [m]; falls alike."""
     step_m: float = 12.0
     """First length of a step per axis [m]; falls by `SHRINK` a round."""
+    pairs: bool = True
+    """Whether a second transmitter is tried where one alone does not explain the reports."""
+    pair_rounds: int = 7
+    """Rounds of random steps for pairs, at least."""
+    seconds: int = 120
+    """Places that are tried for it."""
     populations: int = 4
     """Rounds of sampling that follow."""
     samples: int = 40
@@ -96,80 +109,6 @@ class SearchConfig:
     """Error of the engine's map, taken as independent noise [dB]."""
     roof_std_db: float = 6.0
     """Added to the belief about the loss over roofs [dB]: knife edges err by so much."""
-
-
-@final
-@dataclass(frozen=True)
-class Supposed:
-    """A supposed transmitter and how well it explains the reports."""
-
-    place_m: tuple[float, float, float]
-    """(east, north, up above ground) [m]."""
-    curve: tuple[float, float]
-    """(k1, k2) of the bend factor."""
-    directional: bool
-    """Whether the antenna is a sector."""
-    log_evidence: float
-    """Log marginal likelihood of the reports, the linear numbers integrated out."""
-    value: Float[np.ndarray, " terms"]
-    """Posterior mean of the linear numbers, see `propagation.response.TERMS`."""
-
-    @property
-    def numbers(self) -> Float[np.ndarray, "5"]:
-        """(east, north, log height, log k1, k2)."""
-        east, north, up = self.place_m
-        return np.array([east, north, np.log(up), np.log(self.curve[0]), self.curve[1]])
-
-
-@final
-@dataclass(frozen=True)
-class Found:
-    """All that were judged, the best first."""
-
-    pool: Sequence[Supposed]
-    """Empty where no antenna can stand."""
-    crowding: Float[np.ndarray, " supposed"]
-    """Logarithm of how densely places and heights about each one were judged."""
-    temperature: float
-    """Tempering of the evidence for the map's members, see `SearchConfig.temperature`."""
-
-    @property
-    def weight(self) -> Float[np.ndarray, " supposed"]:
-        """Weight of each as a member of the map; they sum to 1."""
-        return self._weight(self.temperature)
-
-    def _weight(self, temperature: float) -> Float[np.ndarray, " supposed"]:
-        evidence = np.array([one.log_evidence for one in self.pool])
-        log_weight = evidence / temperature - self.crowding
-        weight = np.exp(log_weight - log_weight.max(initial=-np.inf))
-        return weight / weight.sum()
-
-    def place(self, temperature: float = PLACE_TEMPERATURE) -> PositionPosterior:
-        """Where the transmitter may stand: the judged ones by evidence, each a little blurred.
-
-        Args:
-            temperature: tempers the evidence, for errors that reports share.
-
-        Raises:
-            ValueError: if no antenna can stand anywhere.
-        """
-        every = self._weight(temperature)
-        kept = np.flatnonzero(every > LEAST_WEIGHT * every.max(initial=0.0))
-        place_m = np.array([self.pool[int(k)].place_m[:2] for k in kept]).reshape(-1, 2)
-        weight = every[kept] / every[kept].sum()
-        gap = place_m - weight @ place_m
-        # Scott's rule for two dimensions, on the number of samples that count
-        share = float((weight**2).sum()) ** (1.0 / 3.0)
-        blur = share * np.einsum("k,ki,kj->ij", weight, gap, gap) + LEAST_BLUR_M**2 * np.eye(2)
-        return PositionPosterior(place_m, np.log(weight), np.tile(blur, (len(kept), 1, 1)))
-
-    def members(
-        self, most: int, draw: np.random.Generator
-    ) -> tuple[list[Supposed], Float[np.ndarray, " members"]]:
-        """Different ones drawn by weight, and the logarithm of the weight that each stands for."""
-        count = _resampled(self.weight, most, draw)
-        index = np.flatnonzero(count)
-        return [self.pool[int(k)] for k in index], np.log(count[index] / most)
 
 
 class EngineSearch:
@@ -200,6 +139,7 @@ class EngineSearch:
         self.environment = Environment.of_raster(site)
         self.cell: Int[np.ndarray, " points"] = free_cells(site.grid, site.free, place_m)
         self.gain_db = gain_db
+        self.noise_db = noise_db
         self.variance = noise_db**2 + config.model_db**2
         self.floor_db = floor_db
         self.config = config
@@ -207,43 +147,45 @@ class EngineSearch:
             _widened(term_belief(directional=d), level_std_db, config.roof_std_db)
             for d in (False, True)
         ]
+        self._read = lru_cache(maxsize=128)(self._read_once)
 
     def map_about(
         self, one: Supposed
     ) -> tuple[Float[np.ndarray, "rows cols"], Float[np.ndarray, "terms rows cols"]]:
         """Path gain with the linear numbers at their prior mean, and their whitened fields [dB].
 
-        Linear about the posterior mean, where the two routes' powers are added.
+        Linear about the posterior mean, where the powers of routes and sources are added.
         """
-        layers = self._engine(one.curve).layers_of(Transmitter(one.place_m, _CARRIER_HZ))
-        gain, slope = Response.of(fill_gaps(layers)).gain(one.value, self.floor_db)
-        belief = self.beliefs[int(one.directional)]
-        base = gain - np.tensordot(one.value - belief.mean, slope, 1)
+        responses = [Response.of(fill_gaps(self._layers(source))) for source in one.sources]
+        gain, slope = summed_gain(responses, one.value, self.floor_db)
+        belief = self._belief(tuple(source.directional for source in one.sources))
+        base = gain - np.tensordot(one.value.ravel() - belief.mean, slope, 1)
         root = np.linalg.cholesky(belief.covariance)
         return base, np.einsum("tu,trc->urc", root, slope)
 
-    def judge(
-        self, place_m: tuple[float, float, float], curve: tuple[float, float]
-    ) -> list[Supposed]:
-        """Evidence for both kinds of antenna; nothing where none can stand."""
-        place_m = self._lifted(place_m)
-        try:
-            layers = self._engine(curve).layers_of(Transmitter(place_m, _CARRIER_HZ))
-        except PropagationError:
-            return []
-        seen = Response.of(fill_gaps(layers).at(self.cell))
+    def judge(self, numbers: Float[np.ndarray, "sources 5"]) -> list[Supposed]:
+        """Evidence for both kinds of antenna, alike for all; nothing where one cannot stand.
+
+        Args:
+            numbers: see `Source.numbers`, one row for each source.
+        """
+        seen = [self._read(tuple(row.tolist())) for row in numbers]
         found = []
-        for directional, belief in zip((False, True), self.beliefs, strict=True):
+        for kind in (False, True) if all(seen) else ():
+            belief = self._belief((kind,) * len(seen))
+            responses = [one[1] for one in seen if one]
             value, evidence = belief.mean, 0.0
-            for _ in range(_STEPS):
-                gain, slope = seen.gain(value, self.floor_db)
+            for _ in range(_STEPS + len(seen) - 1):
+                own = value.reshape(len(seen), -1)
+                gain, slope = summed_gain(responses, own, self.floor_db)
                 target = self.gain_db - gain + value @ slope
                 evidence, value = _evidence(target, self.variance, slope.T, belief)
-            found.append(Supposed(place_m, curve, directional, evidence, value))
+            sources = tuple(replace(one[0], directional=kind) for one in seen if one)
+            found.append(Supposed(sources, evidence, value.reshape(len(seen), -1)))
         return found
 
     def find(self, start_m: Float[np.ndarray, "points 2"], draw: np.random.Generator) -> Found:
-        """Improve, then sample.
+        """Improve, then sample; try a second transmitter where one alone does not explain.
 
         Args:
             start_m: places to begin with (east, north) [m].
@@ -251,71 +193,128 @@ class EngineSearch:
         """
         config = self.config
         first = [
-            np.array([east, north, np.log(up), np.log(k1), k2])
+            np.array([[east, north, np.log(up), np.log(k1), k2]])
             for east, north in start_m
             for up in START_HEIGHTS_M
             for k1, k2 in START_CURVES
         ]
         about = start_m[draw.integers(len(start_m), size=config.scattered)]
         about = about + config.scatter_m * draw.standard_normal(about.shape)
-        first += [np.append(place, draw.uniform(SCATTER[0], SCATTER[1])) for place in about]
+        first += [np.append(place, self._scattered(draw))[None] for place in about]
         with ThreadPoolExecutor(THREADS) as threads:
+            found = self._searched(self._judged(first, threads), config.rounds, threads, draw)
+            if config.pairs and found.pool and self._falls_short(found.pool[0]):
+                pairs = self._judged(self._pairs(found.pool, draw), threads)
+                alone = found.pool[0].log_evidence
+                if max(one.log_evidence for one in pairs) > alone + PAIR_HINT:
+                    both = self._searched(pairs, config.pair_rounds, threads, draw)
+                    pays = PAIR_PAYS * np.log(len(self.gain_db))
+                    found = both if both.pool[0].log_evidence > alone + pays else found
+        return found
 
-            def judged(asked: Sequence[np.ndarray]) -> list[Supposed]:
-                return [one for found in threads.map(self._judge, asked) for one in found]
+    def _judged(self, asked: Sequence[np.ndarray], threads: ThreadPoolExecutor) -> list[Supposed]:
+        return [one for found in threads.map(self.judge, asked) for one in found]
 
-            pool = judged(first)
-            best = -np.inf
-            for turn in range(config.most_rounds if pool else 0):
-                pool.sort(key=lambda one: -one.log_evidence)
-                if turn >= config.rounds and pool[0].log_evidence < best + config.rise:
-                    break
-                best = pool[0].log_evidence
-                near = apart(pool, config.kept, config.apart_m * _shrunk(turn))
-                pool += judged(
-                    [self._step(one, turn, draw) for one in near for _ in range(config.tried)]
-                )
-            for _ in range(config.populations if pool else 0):
-                pool += judged(self._proposed(pool, draw))
+    def _searched(
+        self,
+        pool: list[Supposed],
+        rounds: int,
+        threads: ThreadPoolExecutor,
+        draw: np.random.Generator,
+    ) -> Found:
+        """At least so many rounds of random steps from the best, then population Monte Carlo."""
+        config, best = self.config, -np.inf
+        for turn in range(config.most_rounds if pool else 0):
+            pool.sort(key=lambda one: -one.log_evidence)
+            if turn >= rounds and pool[0].log_evidence < best + config.rise:
+                break
+            best = pool[0].log_evidence
+            near = apart(pool, config.kept, config.apart_m * _shrunk(turn))
+            asked = [self._step(one, turn, draw) for one in near for _ in range(config.tried)]
+            pool += self._judged(asked, threads)
+        for _ in range(config.populations if pool else 0):
+            pool += self._judged(self._proposed(pool, draw), threads)
         pool.sort(key=lambda one: -one.log_evidence)
-        return self._found(pool)
+        return Found([one.ordered_as(pool[0]) for one in pool], config.temperature)
 
-    def _judge(self, numbers: Float[np.ndarray, "5"]) -> list[Supposed]:
-        east, north, up, k1, k2 = (float(one) for one in numbers)
-        return self.judge((east, north, float(np.exp(up))), (float(np.exp(k1)), k2))
+    def _scattered(self, draw: np.random.Generator) -> np.ndarray:
+        """A random (log height, log k1, k2)."""
+        return draw.uniform(SCATTER[0], SCATTER[1])
 
-    def _engine(self, curve: tuple[float, float]) -> DominantPath:
-        return DominantPath(self.environment, PropagationParameters(k1=curve[0], k2=curve[1]))
+    def _pairs(self, pool: Sequence[Supposed], draw: np.random.Generator) -> list[np.ndarray]:
+        """The best that stand apart, each beside places that are scattered over the map."""
+        config = self.config
+        near = apart(pool, config.kept, config.apart_m)
+        first = [
+            np.concatenate([one.numbers, other.numbers])
+            for k, one in enumerate(near)
+            for other in near[:k]
+        ]
+        for k in range(config.seconds):
+            second = np.append(self._anywhere(draw), self._scattered(draw))
+            first.append(np.concatenate([near[k % 2 % len(near)].numbers, second[None]]))
+        return first
+
+    def _anywhere(self, draw: np.random.Generator) -> np.ndarray:
+        """A random (east, north) on the map [m]."""
+        west, south, east, north = self.environment.raster.grid.bounds_m
+        return draw.uniform((west, south), (east, north))
+
+    def _falls_short(self, one: Supposed) -> bool:
+        """Whether the residuals exceed what their noise alone would leave."""
+        responses = [self._read(tuple(row.tolist())) for row in one.numbers]
+        gain, _ = summed_gain([own[1] for own in responses if own], one.value, self.floor_db)
+        misfit = np.mean((self.gain_db - gain) ** 2 / self.variance)
+        return bool(misfit > np.mean(self.noise_db**2 / self.variance))
+
+    def _belief(self, kinds: tuple[bool, ...]) -> TermBelief:
+        own = [self.beliefs[int(kind)] for kind in kinds]
+        return own[0] if len(own) == 1 else joint_belief(own)
+
+    def _read_once(self, numbers: tuple[float, ...]) -> tuple[Source, Response] | None:
+        """What the routes from a place say at the reports; None where no antenna can stand."""
+        east, north, up, k1, k2 = numbers
+        place_m = self._lifted((east, north, float(np.exp(up))))
+        source = Source(place_m, (float(np.exp(k1)), k2), directional=False)
+        try:
+            layers = self._layers(source)
+        except PropagationError:
+            return None
+        return source, Response.of(fill_gaps(layers).at(self.cell))
+
+    def _layers(self, source: Source) -> GainLayers:
+        k1, k2 = source.curve
+        engine = DominantPath(self.environment, PropagationParameters(k1=k1, k2=k2))
+        return engine.layers_of(Transmitter(source.place_m, _CARRIER_HZ))
 
     def _step(self, one: Supposed, turn: int, draw: np.random.Generator) -> np.ndarray:
-        """A random step, ever shorter; now and then with another bend curve."""
+        """A random step of one source, ever shorter; now and then with another bend curve."""
         length = np.array([self.config.step_m, self.config.step_m, 0.35, 0.2, 0.5]) * _shrunk(turn)
-        numbers = one.numbers + length * draw.standard_normal(len(length))
+        numbers = one.numbers
+        which = int(draw.integers(len(numbers))) if len(numbers) > 1 else 0
+        if len(numbers) > 1 and draw.random() < JUMPS:
+            numbers[which] = np.append(self._anywhere(draw), self._scattered(draw))
+            return numbers
+        numbers[which] += length * draw.standard_normal(len(length))
         if draw.random() < 0.3:
-            numbers[3:] = draw.uniform(LOWEST[3:], HIGHEST[3:])
+            numbers[which, 3:] = draw.uniform(LOWEST[3:], HIGHEST[3:])
         return np.clip(numbers, LOWEST, HIGHEST)
 
     def _proposed(self, pool: list[Supposed], draw: np.random.Generator) -> list[np.ndarray]:
         """Steps from judged ones drawn by weight, as wide as those about them are scattered."""
-        numbers = np.array([one.numbers for one in pool])
-        weight, asked = self._found(pool).weight, []
-        for k in np.repeat(np.arange(len(pool)), _resampled(weight, self.config.samples, draw)):
-            gap = np.hypot(*(numbers[:, :2] - numbers[k, :2]).T)
-            share = weight * (gap < NEAR_M)
+        numbers = np.array([one.ordered_as(pool[0]).numbers for one in pool])
+        found = Found(pool, self.config.temperature)
+        weight, asked = found.weight, []
+        for k in np.repeat(np.arange(len(pool)), resampled(weight, self.config.samples, draw)):
+            gap = np.hypot(*np.moveaxis(numbers[:, :, :2] - numbers[k, :, :2], -1, 0))
+            share = weight * (gap < NEAR_M).all(axis=1)
             share /= share.sum()
-            spread = np.sqrt(share @ (numbers - share @ numbers) ** 2)
+            mean = np.tensordot(share, numbers, 1)
+            spread = np.sqrt(np.tensordot(share, (numbers - mean) ** 2, 1))
             width = np.clip(spread, LEAST_STEP, MOST_STEP) * (0.7 if draw.random() < 0.75 else 1.4)
-            step = width * draw.standard_normal(len(width))
+            step = width * draw.standard_normal(width.shape)
             asked.append(np.clip(numbers[k] + step, LOWEST, HIGHEST))
         return asked
-
-    def _found(self, pool: Sequence[Supposed]) -> Found:
-        if not pool:
-            return Found(pool, np.empty(0), self.config.temperature)
-        where = np.array([one.numbers[:3] for one in pool]) / BANDWIDTH
-        gap = ((where[:, None] - where) ** 2).sum(axis=-1)
-        crowding = np.log(np.exp(-0.5 * gap).sum(axis=1))
-        return Found(pool, crowding, self.config.temperature)
 
     def _lifted(self, place_m: tuple[float, float, float]) -> tuple[float, float, float]:
         """Onto the roof, if it would stand in a building."""
@@ -330,33 +329,9 @@ class EngineSearch:
         return (*place_m[:2], max(place_m[2], least_m))
 
 
-def apart(pool: Sequence[Supposed], most: int, apart_m: float) -> list[Supposed]:
-    """The first of a sorted pool that stand so far from each other."""
-    chosen: list[Supposed] = []
-    for one in pool:
-        if all(np.hypot(*(_ground(one) - _ground(other))) >= apart_m for other in chosen):
-            chosen.append(one)
-        if len(chosen) == most:
-            break
-    return chosen
-
-
 def _shrunk(turn: int) -> float:
     """Length of a round's steps over that of the first one's."""
     return max(SHRINK**turn, LEAST_SHARE)
-
-
-def _ground(one: Supposed) -> np.ndarray:
-    return np.asarray(one.place_m[:2])
-
-
-def _resampled(
-    weight: Float[np.ndarray, " supposed"], most: int, draw: np.random.Generator
-) -> Int[np.ndarray, " supposed"]:
-    """How often each is drawn by systematic resampling."""
-    comb = (draw.random() + np.arange(most)) / most
-    index = np.searchsorted(np.cumsum(weight), comb).clip(0, len(weight) - 1)
-    return np.bincount(index, minlength=len(weight))
 
 
 def _widened(belief: TermBelief, level_std_db: float, roof_std_db: float) -> TermBelief:

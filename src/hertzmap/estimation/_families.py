@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 
 from hertzmap.core.grid import Grid
 from hertzmap.core.types import Reports, SceneRaster
-from hertzmap.estimation._engine_search import EngineSearch, Supposed
+from hertzmap.estimation._engine_search import EngineSearch
 from hertzmap.estimation._gaussian_process import (
     FitConfig,
     HyperPrior,
@@ -20,6 +20,7 @@ from hertzmap.estimation._gaussian_process import (
 )
 from hertzmap.estimation._path_loss import PathLossConfig, infer_site, trend_terms
 from hertzmap.estimation._stacking import Family, GapErrors, square_blocks, typical_gap_m
+from hertzmap.estimation._supposed import Supposed
 from hertzmap.measurement.operator import DriftOperator
 
 BLOCK_GAPS = 2.0

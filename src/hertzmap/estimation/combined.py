@@ -5,7 +5,8 @@
 (3) Kriging about path loss from supposed sites, which neither simulator nor network taught.
 Each is a family of Gaussian processes; families share weight by stacking (`_stacking`), and the
 answer is their weighted median (`_families.agreed`). Where reports name their devices, offsets of
-those are taken out first (`_devices`). Nothing but the reports decides.
+those are taken out first (`_devices`), and noise that reports state wrong is mended (`_noise`).
+Nothing but the reports decides.
 """
 
 from dataclasses import dataclass, field, replace
@@ -14,13 +15,14 @@ from typing import final
 import numpy as np
 
 from hertzmap.core.errors import ConfigError, ReportsError
-from hertzmap.core.posteriors import MapPosterior
+from hertzmap.core.posteriors import MapPosterior, PositionPosterior
 from hertzmap.core.types import Reports, SceneRaster
 from hertzmap.core.units import GreyScale
 from hertzmap.diffusion.denoisers import MapUNet
 from hertzmap.estimation._devices import without_offsets
 from hertzmap.estimation._engine_search import EngineSearch, SearchConfig
 from hertzmap.estimation._families import Conditioning, agreed
+from hertzmap.estimation._noise import with_fitted_noise
 from hertzmap.estimation._rasters import pad_site
 from hertzmap.estimation._transmitter_search import PlaceConfig, TermPrior, TransmitterSearch
 from hertzmap.estimation.base import AbstractEstimator
@@ -54,7 +56,7 @@ class CombinedConfig:
     """Standard deviation of an unknown link budget [dB]."""
     offset_reference_dbm: float = 5.0
     """Prior mean of an unknown EIRP per resource element [dBm]: a small cell."""
-    spread_scale: float = 0.58
+    spread_scale: float = 0.62
     """Usual factor on the stated spread, set on the validation cities at the default cell; each
     map's own left-out reports correct it, see `_stacking.GapErrors.spread_factor`."""
 
@@ -120,13 +122,15 @@ class Combined(AbstractEstimator):
             raise ReportsError(msg)
         generator = np.random.default_rng(seed)
         reports = without_offsets(reports, operator, generator)
+        reports = with_fitted_noise(reports, operator, generator)
         about = Conditioning(operator, reports, generator)
         reference = reports.reference_dbm
         known = reference is not None
         reference = reference if reference is not None else config.offset_reference_dbm
         gain_db = reports.power_dbm[operator.kept] - reference
         noise_db = np.maximum(reports.noise_db[operator.kept], 0.5)
-        families, start_m, place = [], [], None
+        families, start_m = [], []
+        places: tuple[PositionPosterior, ...] = ()
         if config.prior:
             search = self._places(gain_db, noise_db, 0.0 if known else config.offset_std_db, seed)
             means = search.conditional_means(grid, free, operator.mean_place_m, config.places)
@@ -159,7 +163,7 @@ class Combined(AbstractEstimator):
             if found.pool:  # empty where no antenna can stand
                 members = found.members(config.engines, about.generator)
                 families.append(about.engine(engine, *members, reference))
-                place = found.place()
+                places = found.places()
         gaps = about.gap_errors(families, free)
         shares = np.exp(gaps.log_shares())
         maps_dbm, spread_db, log_weight = agreed(grid, families, shares)
@@ -171,7 +175,7 @@ class Combined(AbstractEstimator):
             maps_dbm = np.clip(maps_dbm, floor_dbm, reference + self.scale.max_db)
         maps_dbm = np.where(site.free, maps_dbm, floor_dbm)
         spread_db = np.where(site.free, spread_db * factor, 0.0)
-        return MapPosterior(site.grid, maps_dbm, log_weight, spread_db, transmitter=place)
+        return MapPosterior(site.grid, maps_dbm, log_weight, spread_db, transmitters=places)
 
     def _places(
         self, gain_db: np.ndarray, noise_db: np.ndarray, offset_std_db: float, seed: int

@@ -8,12 +8,14 @@ the shape of the bend factor choose the routes and are searched outside.
 Source: the engine's own law (`dominant_path`); the split into linear terms is ours.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import final
 
 import numpy as np
 from jaxtyping import Float
+from scipy.linalg import block_diag
 from scipy.ndimage import distance_transform_edt
 
 from hertzmap.core.seeds import generator
@@ -163,6 +165,39 @@ class Response:
     def without(self) -> np.ndarray:
         """True at cells that no route reaches."""
         return (self.street_db <= NO_ROUTE_DB) & (self.roof_db <= NO_ROUTE_DB)
+
+
+def summed_gain(
+    responses: Sequence[Response], value: Float[np.ndarray, "sources terms"], floor_db: float
+) -> tuple[Float[np.ndarray, "*cells"], Float[np.ndarray, "unknowns *cells"]]:
+    """Path gain [dB] of several transmitters whose powers add, and its derivatives.
+
+    Args:
+        responses: of each transmitter, at the same cells.
+        value: of each one's terms.
+        floor_db: as in `Response.gain`.
+
+    Returns:
+        Gain, and its derivative by the first one's terms, then the second one's and so on.
+    """
+    if len(responses) == 1:
+        return responses[0].gain(value[0], floor_db)
+    found = [one.gain(own, -np.inf) for one, own in zip(responses, value, strict=True)]
+    gain = np.stack([own for own, _ in found])
+    most = gain.max(axis=0)
+    power = 10.0 ** (0.1 * (gain - most))
+    total = most + 10.0 * np.log10(power.sum(axis=0))
+    share = np.where(total > floor_db, power / power.sum(axis=0), 0.0)
+    slope = [part * own for part, (_, own) in zip(share, found, strict=True)]
+    return np.maximum(total, floor_db), np.concatenate(slope)
+
+
+def joint_belief(beliefs: Sequence[TermBelief]) -> TermBelief:
+    """Belief about the terms of several transmitters, independent of each other."""
+    return TermBelief(
+        np.concatenate([one.mean for one in beliefs]),
+        np.asarray(block_diag(*[one.covariance for one in beliefs])),
+    )
 
 
 def fill_gaps(layers: GainLayers) -> GainLayers:
