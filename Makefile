@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check check-matrix bench-maps bench-mismatch bench-campus bench-propagation train tables clean
+.PHONY: demo test check check-matrix bench-tables bench-mismatch bench-campus bench-propagation train tables clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info[:2] >= (3, 11), "hertzmap needs Python 3.11 or newer"'
@@ -28,8 +28,9 @@ check: $(STAMP)           ## static checks
 check-matrix: $(STAMP)    ## the tests without the runtime shape hook
 	$(BIN)/python -m pytest -q -o addopts=--import-mode=importlib
 
-bench-maps: $(STAMP)      ## resumable: CELLS="default kp-0.005" picks cells; default is all of them
-	$(BIN)/hertzmap bench maps $(if $(CELLS),--cells "$(CELLS)")
+bench-tables: $(STAMP)    ## the paper's tables, resumable: CELLS="default kp-0.005" picks cells, QUICK=1 shortens
+	$(BIN)/hertzmap bench maps $(if $(CELLS),--cells "$(CELLS)") $(if $(QUICK),--quick)
+	$(BIN)/hertzmap bench tables
 
 bench-mismatch: $(STAMP)  ## resumable: CASES="streets offset" picks cases; default is all of them
 	$(BIN)/hertzmap bench mismatch $(if $(CASES),--cases "$(CASES)")

@@ -333,16 +333,21 @@ def train(
 def bench_maps(
     cells: Annotated[str | None, typer.Option(help="Names of table cells, by blanks.")] = None,
     method: Methods = None,
-    maps_per_city: Annotated[int, typer.Option(min=1)] = 4,
+    maps_per_city: Annotated[int | None, typer.Option(min=1)] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many worlds.")] = None,
+    quick: Annotated[
+        bool, typer.Option(help="Two worlds a cell, one report seed, without the slow methods.")
+    ] = False,
     split: Annotated[str, typer.Option(help="test or validation.")] = "test",
     seeds: Annotated[int | None, typer.Option(help="At most so many report seeds.")] = None,
-    out: Out = Path("results/maps"),
+    out: Out = Path("results/tables"),
 ) -> None:
     """Estimators on simulated truth: the paper's tables."""
     from hertzmap.benchmarks import maps
 
     chosen = cells.split() if cells else None
+    if quick:
+        limit, seeds, method = limit or 2, seeds or 1, method or list(maps.QUICK)
     _list(maps.run(chosen, out, method or None, maps_per_city, limit, split, seeds))
 
 
@@ -350,8 +355,9 @@ def bench_maps(
 def bench_mismatch(
     cases: Annotated[str | None, typer.Option(help="Names of cases, by blanks.")] = None,
     method: Methods = None,
-    maps_per_city: Annotated[int, typer.Option(min=1)] = 4,
+    maps_per_city: Annotated[int | None, typer.Option(min=1)] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many worlds.")] = None,
+    split: Annotated[str, typer.Option(help="test or validation.")] = "test",
     out: Out = Path("results/mismatch"),
 ) -> None:
     """Estimators where something is unlike what they assume."""
@@ -359,7 +365,7 @@ def bench_mismatch(
     from hertzmap.benchmarks.tables import CASES
 
     chosen = cases.split() if cases else list(CASES)
-    _list(maps.run(chosen, out, method or None, maps_per_city, limit))
+    _list(maps.run(chosen, out, method or None, maps_per_city, limit, split))
 
 
 @bench.command("campus")

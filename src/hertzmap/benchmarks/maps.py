@@ -4,6 +4,7 @@ All methods see identical reports: a report set is addressed by (seed, cell, pla
 once for all of them. The truth goes to the metrics and nowhere else.
 """
 
+import itertools
 import logging
 import time
 import zlib
@@ -37,7 +38,7 @@ from hertzmap.benchmarks.tables import (
     published,
 )
 from hertzmap.benchmarks.worlds import World, WorldKey
-from hertzmap.core.errors import ConfigError, HertzmapError
+from hertzmap.core.errors import ConfigError, DataError, HertzmapError
 from hertzmap.core.posteriors import MapPosterior
 from hertzmap.core.seeds import generator
 from hertzmap.core.types import Reports
@@ -65,6 +66,16 @@ _ERROR_BARS = {
         f"{results.RESAMPLES} resamples; they say nothing about other environments"
     ),
 }
+QUICK = (
+    "nearest:default",
+    "idw:tuned",
+    "kriging:as_published",
+    "kriging:tuned",
+    "kriging:path_loss",
+    "amortised_unet:default",
+    "combined:default",
+)
+"""Methods of the quick run: all but those that iterate a diffusion network."""
 _COSTS = ("seconds", "cpu_seconds", "peak_rss_mib")
 _SAME_TRUTH_DB = 0.05
 
@@ -87,9 +98,9 @@ class Contestant:
 
 def run(
     cells: list[str] | None = None,
-    out: Path = Path("results/maps"),
+    out: Path = Path("results/tables"),
     methods: list[str] | None = None,
-    maps_per_city: int = 4,
+    maps_per_city: int | None = None,
     limit: int | None = None,
     split: str = "test",
     seeds: int | None = None,
@@ -100,7 +111,8 @@ def run(
         cells: names of cells; all of them by default.
         out: folder of the result files; single runs are logged in ``out/raw/<cell>.jsonl``.
         methods: methods as ``name:preset[:option=value,...]``; the cell's own by default.
-        maps_per_city: at most so many maps a city, and no more than the cell's own number.
+        maps_per_city: at most so many maps a city, and no more than the cell's own number, which
+            is the default.
         limit: at most so many worlds; the first map of every city comes before any second one.
         split: ``test``, or ``validation`` for choices, whose files end in ``.validation``.
         seeds: at most so many report seeds.
@@ -122,23 +134,40 @@ def run(
         stem = config.cell if split == "test" else f"{config.cell}.{split}"
         log = RunLog(out / "raw" / f"{stem}.jsonl")
         keys = world_keys(config, split, maps_per_city)[:limit]
-        contestants = [
-            Contestant(method, method_tools.build(method)) for method in methods or config.methods
-        ]
+        contestants = _contestants(tuple(methods)) if methods else _shipped(config.methods)
         run_cell(config, keys, config.report_seeds[:seeds], contestants, log)
-        planned = len(world_keys(config, split, config.maps_per_city)) * len(config.report_seeds)
+        planned = len(world_keys(config, split)) * len(config.report_seeds)
         results.write(out / f"{stem}.json", aggregate(config, log.read(), split, planned))
         written.append(out / f"{stem}.json")
     return tuple(written)
 
 
-def world_keys(config: CellConfig, split: str, maps_per_city: int) -> tuple[WorldKey, ...]:
+def _contestants(methods: tuple[str, ...]) -> list[Contestant]:
+    return [Contestant(method, method_tools.build(method)) for method in methods]
+
+
+def _shipped(methods: tuple[str, ...]) -> list[Contestant]:
+    """A cell's own methods but those whose weights are not there."""
+    found = []
+    for method in methods:
+        try:
+            found += _contestants((method,))
+        except DataError as error:
+            logger.warning("%s is left out: %s", method, error)
+    return found
+
+
+def world_keys(
+    config: CellConfig, split: str, maps_per_city: int | None = None
+) -> tuple[WorldKey, ...]:
     """The worlds of a cell, in the order they are run."""
     if config.world == "radiomapseer":
         return worlds.radiomapseer_keys()
     cities = config.cities.test if split == "test" else config.cities.validation
     variant = config.mismatch.truth if config.mismatch else ""
-    return worlds.city_keys(cities, min(config.maps_per_city, maps_per_city), variant)
+    count = min(config.maps_per_city, maps_per_city or config.maps_per_city)
+    keys = worlds.city_keys(cities, count, variant)
+    return tuple(key for key in keys if key.index < config.most_maps.get(key.place, count))
 
 
 def run_cell(
@@ -156,10 +185,14 @@ def run_cell(
     done = {_address(entry): entry.truth_mean_db for entry in log.read()}
     with _progress() as bar:
         task = bar.add_task(config.cell, total=len(seeds) * len(keys) * len(contestants))
-        for seed, key in ((seed, key) for seed in seeds for key in keys):
+        for seed, (number, key) in itertools.product(seeds, enumerate(keys)):
             world = worlds.load(key)
             reports = draw_reports(config, world, seed)
             for contestant in contestants:
+                most = config.fewer_maps.get(contestant.method)
+                if most is not None and (number >= most or seed != seeds[0]):
+                    bar.advance(task)
+                    continue
                 bar.update(task, description=f"{config.cell} {key.name} {contestant.method}")
                 address = (key.name, seed, contestant.method, contestant.fingerprint)
                 before_db = done.get((*address, reports_hash(config)))
@@ -303,6 +336,7 @@ def aggregate(
         truth_version=worlds.TRUTH_VERSION,
         **worlds.flags(config.world),
         planned_runs=planned_runs,
+        fewer_maps=config.fewer_maps,
         runs={name: len(chosen) for name, chosen in by_method.items()},
         measured_on={name: sorted({r.hardware for r in c}) for name, c in by_method.items()},
         commits_of_runs=sorted({r.commit for r in current if r.commit}),

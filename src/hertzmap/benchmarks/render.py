@@ -112,7 +112,7 @@ def method_title(method: str) -> str:
 
 def _default(folder: Path) -> str:
     """The default cell, all methods, of record, with costs and the paper's figure."""
-    found = _read(folder, "maps/default")
+    found = _read(folder, "tables/default")
     if found is None:
         return _NOT_RUN
     metrics = [*_RECORD, *_COSTS]
@@ -141,7 +141,7 @@ def _record(metric: str) -> Callable[[Path], str]:
         rows = []
         newest = None
         for cell in dict.fromkeys(PRINTED_ROWS.values()):
-            found = _read(folder, f"maps/{cell}")
+            found = _read(folder, f"tables/{cell}")
             if found is None:
                 continue
             newest = newest or found
@@ -178,7 +178,7 @@ def _paper(metric: str) -> Callable[[Path], str]:
         rows = []
         newest = None
         for row, cell in PRINTED_ROWS.items():
-            found = _read(folder, f"maps/{cell}")
+            found = _read(folder, f"tables/{cell}")
             newest = newest or found
             rows.append([row, *_ours_beside_published(found, row, metric)])
         head = ["setting", *_OURS_HEAD, *(f"published: {name}" for name in PAPER_METHODS.values())]
@@ -204,7 +204,7 @@ def _radiomapseer(folder: Path) -> str:
     rows = []
     newest = None
     for cell, row in RADIOMAPSEER_ROWS.items():
-        found = _read(folder, f"maps/{cell}")
+        found = _read(folder, f"tables/{cell}")
         if found is None:
             continue
         newest = newest or found
@@ -350,7 +350,15 @@ def _note(found: ResultFile) -> str:
         parts.append(f"{seeds} report seed{'s' if seeds > 1 else ''}")
     parts += [f"`{flag}: true`" for flag in raised]
     planned, runs = header.get("planned_runs"), header.get("runs", {})
-    unfinished = [method_title(name) for name, count in runs.items() if count < (planned or 0)]
+    fewer = header.get("fewer_maps", {})
+    for count in sorted(set(fewer.values()) & {runs.get(name) for name in fewer}):
+        names = [method_title(name) for name in fewer if runs.get(name) == fewer[name] == count]
+        parts.append(f"{count} maps for {', '.join(names)}")
+    unfinished = [
+        method_title(name)
+        for name, count in runs.items()
+        if count < min(planned or 0, fewer.get(name, planned or 0))
+    ]
     if unfinished:
         parts.append(f"of {planned} planned runs not all are done for {', '.join(unfinished)}")
     machines = sorted(

@@ -8,7 +8,7 @@ Source: Wang, Wang and Cheng, RadioDiff-Inv2 (arXiv 2606.08439), tables of PSNR,
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, final
 
@@ -201,8 +201,12 @@ class CellConfig:
     """The method that paired differences are taken against."""
     cities: Cities = Cities()
     """Cities by split; none in a RadioMapSeer cell."""
-    maps_per_city: int = 4
+    maps_per_city: int = 5
     """Maps per city: tile, transmitter and propagation are drawn for each."""
+    most_maps: dict[str, int] = field(default_factory=dict)
+    """Maps of those cities that have fewer tiles."""
+    fewer_maps: dict[str, int] = field(default_factory=dict)
+    """Slow methods, each with the number of worlds it is run on, under the first report seed."""
     mismatch: MismatchConfig | None = None
     """What is unlike the usual benchmark; nothing in the paper's cells."""
 
@@ -218,6 +222,12 @@ class CellConfig:
         unlisted = {self.headline, self.baseline} - set(self.methods)
         if unlisted:
             msg = f"cell {self.cell!r}: {sorted(unlisted)} must be among the cell's methods"
+            raise ValueError(msg)
+        strays = (set(self.most_maps) - {*self.cities.test, *self.cities.validation}) | (
+            set(self.fewer_maps) - set(self.methods)
+        )
+        if strays:
+            msg = f"cell {self.cell!r}: {sorted(strays)} are none of its cities or methods"
             raise ValueError(msg)
         if self.maps_per_city < 1 or not self.report_seeds:
             msg = f"cell {self.cell!r} needs maps_per_city >= 1 and at least one report seed"
