@@ -243,6 +243,68 @@ def estimate(
 
 
 @app.command()
+def network(
+    osm: Extract,
+    reports: Annotated[Path, typer.Argument(help="Reports: .csv, .csv.gz or .parquet.")],
+    method: Annotated[
+        str, typer.Option("--method", "-m", help="Method; see `hertzmap methods`.")
+    ] = "combined",
+    preset: Annotated[str | None, typer.Option(help="Preset; the first by default.")] = None,
+    spacing: Spacing = 2.0,
+    margin: Annotated[float, typer.Option(help="Ground around the reports to map [m].")] = 60.0,
+    threshold_dbm: Annotated[float, typer.Option(help="A cell serves above this [dBm].")] = -100.0,
+    margin_db: Annotated[
+        float, typer.Option(help="Servers this near to the strongest could serve as well [dB].")
+    ] = 6.0,
+    overlapping: Annotated[int, typer.Option(min=2, help="So many of them are overlap.")] = 3,
+    fewest: Annotated[int, typer.Option(min=3, help="Reports a radio cell needs.")] = 20,
+    most_cells: Annotated[int, typer.Option(min=1, help="At most so many radio cells.")] = 12,
+    value: Annotated[str | None, typer.Option(help="Power column, if several.")] = None,
+    reports_crs: Annotated[
+        str | None, typer.Option(help="CRS of east_m, north_m; local metres without it.")
+    ] = None,
+    drop_outside: Annotated[
+        bool, typer.Option("--drop-outside", help="Leave out reports outside the map.")
+    ] = False,
+    box: Box = None,
+    centre: Centre = None,
+    radius: Radius = None,
+    out: Out = Path("out/network"),
+    seed: Seed = 0,
+    json_to: Json = None,
+) -> None:
+    """Map every radio cell of a table: best server, overlap, a GeoTIFF of each, HTML report."""
+    from hertzmap.apps import jobs
+    from hertzmap.apps.network import network as run
+
+    options = jobs.EstimateOptions(
+        method=_with_preset(method, preset),
+        spacing_m=spacing,
+        margin_m=margin,
+        threshold_dbm=threshold_dbm,
+        value=value,
+        reports_crs=reports_crs,
+        outside="drop" if drop_outside else "error",
+    )
+    with _telling() as tell:
+        tell("reading the extract")
+        found = jobs.open_scene(osm, _area(box, centre, radius))
+        summary = run(
+            found,
+            reports,
+            out,
+            options,
+            margin_db=margin_db,
+            overlapping=overlapping,
+            fewest=fewest,
+            most_cells=most_cells,
+            seed=seed,
+            tell=tell,
+        )
+    _finish(summary, json_to)
+
+
+@app.command()
 def evaluate(
     osm: Extract,
     method: Methods = None,

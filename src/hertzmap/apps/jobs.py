@@ -26,14 +26,18 @@ from hertzmap.core.seeds import generator
 from hertzmap.core.types import (
     AntennaPattern,
     RadioMap,
+    Reports,
     Scene,
     SceneRaster,
     Transmitter,
 )
 from hertzmap.datasets import interchange
+from hertzmap.measurement.explain import ExplainedReports, explain_reports
 from hertzmap.measurement.sampling import SamplingConfig, sample_reports
 from hertzmap.measurement.truth import SimulatedReports, truth_from_fine
 from hertzmap.metrics.maps import score_map
+from hertzmap.planning.areas import estimate_area
+from hertzmap.planning.survey import next_places
 from hertzmap.propagation.antennas import read_pattern
 from hertzmap.propagation.dominant_path import DominantPath, Environment, PropagationParameters
 from hertzmap.propagation.draws import draw_parameters
@@ -347,6 +351,8 @@ class EstimateOptions:
     """Known EIRP per resource element [dBm]."""
     outside: Literal["error", "drop"] = "error"
     """What to do with reports outside the map."""
+    next_places: int = 8
+    """Places that are proposed for the next measurements."""
 
 
 def estimate(
@@ -359,35 +365,42 @@ def estimate(
         ConfigError: if the method or the grid is not valid.
     """
     tell("reading reports")
-    reports = interchange.read_reports(
-        table,
-        scene,
-        noise_db=options.noise_db,
-        drift_std_m=options.drift_std_m,
-        cell=options.cell,
-        value=options.value,
-        crs=options.reports_crs,
-        reference_dbm=options.reference_dbm,
-        outside=options.outside,
-    )
+    reports = read_table(scene, table, options)
     cells = interchange.cells_by_count(reports)
     if len(cells) > 1:
         listed = ", ".join(f"{name} ({count})" for name, count in cells.items())
-        msg = f"{table} holds several radio cells; choose one by --cell: {listed} reports"
+        msg = (
+            f"{table} holds several radio cells; choose one by --cell, or map all of them by "
+            f"`hertzmap network`: {listed} reports"
+        )
         raise ReportsError(msg)
-    low = reports.reported_m.min(axis=0) - options.margin_m
-    high = reports.reported_m.max(axis=0) + options.margin_m
-    grid = grid_over((*low.tolist(), *high.tolist()), options.spacing_m)
-    site = rasterize(scene, grid)
+    site = site_around(scene, reports, options)
+    grid = site.grid
     estimator = method_tools.build(options.method)
     tell(f"estimating {grid.rows} x {grid.cols} cells from {len(reports)} reports")
     started = time.perf_counter()
-    posterior = estimator.estimate(reports, site, seed=seed)
+    posterior = estimate_area(
+        estimator,
+        reports,
+        site,
+        seed=seed,
+        folder=out / "tiles",
+        name=options.method,
+        progress=tell,
+    )
     seconds = time.perf_counter() - started
     covered, least, most = posterior.covered_share(options.threshold_dbm, site.free)
+    tell("asking the map about the reports, and where to measure next")
+    explained = explain_reports(posterior, reports, site)
+    noise_db = float(np.median(reports.noise_db)) or interchange.NOISE_DB
+    survey = next_places(
+        posterior, site.free, scene=scene, count=options.next_places, noise_db=noise_db, seed=seed
+    )
     files = {
         "map": out / "map.tif",
         "report": out / "report.html",
+        "reports": out / "reports.csv",
+        "next_places": out / "next_places.csv",
         "buildings": out / "scene.geojson",
     }
     summary: dict[str, Any] = {
@@ -403,27 +416,77 @@ def estimate(
         "covered_share_90_percent_interval": [round(least, 4), round(most, 4)],
         "median_dbm": round(float(np.median(posterior.mean_dbm()[site.free])), 2),
         "median_std_db": round(float(np.median(posterior.std_db()[site.free])), 2),
+        "variance_left_after_next_places": round(float(survey.left[-1]), 4),
+        "transmitters": [
+            {
+                "east_m": round(float(one.median_m()[0]), 1),
+                "north_m": round(float(one.median_m()[1]), 1),
+                "area_of_90_percent_m2": round(one.region_area_m2(0.9)),
+            }
+            for one in posterior.transmitters
+        ],
         "seconds": round(seconds, 2),
     }
-    summary["transmitters"] = [
-        {
-            "east_m": round(float(one.median_m()[0]), 1),
-            "north_m": round(float(one.median_m()[1]), 1),
-            "area_of_90_percent_m2": round(one.region_area_m2(0.9)),
-        }
-        for one in posterior.transmitters
-    ]
     tell("writing")
     interchange.write_map(files["map"], posterior, site, scene, threshold_dbm=options.threshold_dbm)
+    _write_explained(files["reports"], reports, explained, scene)
+    interchange.write_places(
+        files["next_places"],
+        survey.place_m,
+        scene,
+        {"rank": np.arange(1, len(survey.left) + 1), "std_db": np.round(survey.std_db, 2),
+         "variance_left": np.round(survey.left, 4)},
+    )  # fmt: skip
     around = window(scene, grid, 0.0)
     if scene.crs != "LOCAL":
         interchange.write_geojson(files["buildings"], around, reports=reports)
     else:
         del files["buildings"]
-    page = pages.estimate_page(summary, reports, posterior, site, around, seed=seed)
+    page = pages.estimate_page(summary, reports, posterior, site, around, survey, seed=seed)
     interchange.write_text(files["report"], report.render(page))
     summary["files"] = _named(files)
     return summary | {"made_by": report.provenance(seed)}
+
+
+def read_table(scene: Scene, table: Path, options: EstimateOptions) -> Reports:
+    """Read measured reports as the options say."""
+    return interchange.read_reports(
+        table,
+        scene,
+        noise_db=options.noise_db,
+        drift_std_m=options.drift_std_m,
+        cell=options.cell,
+        value=options.value,
+        crs=options.reports_crs,
+        reference_dbm=options.reference_dbm,
+        outside=options.outside,
+    )
+
+
+def site_around(scene: Scene, reports: Reports, options: EstimateOptions) -> SceneRaster:
+    """Heights and outdoor mask around the reports."""
+    low = reports.reported_m.min(axis=0) - options.margin_m
+    high = reports.reported_m.max(axis=0) + options.margin_m
+    return rasterize(scene, grid_over((*low.tolist(), *high.tolist()), options.spacing_m))
+
+
+def _write_explained(
+    path: Path, reports: Reports, explained: ExplainedReports, scene: Scene
+) -> None:
+    """Reports at the places where they were likely taken."""
+    used = reports.select(explained.used)
+    moved_m = explained.place_m - used.reported_m
+    std_m = np.sqrt(0.5 * np.trace(explained.covariance_m2, axis1=1, axis2=2))
+    columns = {
+        "power_dbm": used.power_dbm,
+        "moved_east_m": np.round(moved_m[:, 0], 2),
+        "moved_north_m": np.round(moved_m[:, 1], 2),
+        "std_m": np.round(std_m, 2),
+        "information_nats": np.round(explained.information_nats, 4),
+    }
+    if used.cell_id is not None:
+        columns["cell_id"] = used.cell_id
+    interchange.write_places(path, explained.place_m, scene, columns)
 
 
 # --- evaluate -----------------------------------------------------------------------------------

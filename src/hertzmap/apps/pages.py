@@ -13,6 +13,7 @@ from hertzmap.core import registry
 from hertzmap.core.posteriors import MapPosterior
 from hertzmap.core.types import Reports, Scene, SceneRaster
 from hertzmap.measurement.truth import SimulatedReports
+from hertzmap.planning.survey import Survey
 
 SCORES = (
     ("rmse_db", "RMSE [dB]", 2, True),
@@ -33,6 +34,7 @@ def estimate_page(
     posterior: MapPosterior,
     site: SceneRaster,
     scene: Scene,
+    survey: Survey,
     *,
     seed: int,
 ) -> Page:
@@ -44,6 +46,7 @@ def estimate_page(
         posterior: the estimate.
         site: its grid and outdoor mask.
         scene: outlines of buildings.
+        survey: places to measure at next.
         seed: of the run.
     """
     threshold_dbm = float(summary["threshold_dbm"])
@@ -52,7 +55,7 @@ def estimate_page(
     panels = [
         plots.Panel(f"{len(reports)} reports as given", "power", reports=reports),
         plots.Panel("Estimated power", "power", posterior.mean_dbm()),
-        plots.Panel("Standard deviation", "std", posterior.std_db()),
+        plots.Panel("Standard deviation", "std", posterior.std_db(), marks_m=survey.place_m),
         plots.Panel(
             f"Probability of more than {threshold}",
             "probability",
@@ -64,8 +67,8 @@ def estimate_page(
     maps = plots.map_figure(rows, site, scene=scene)
     caption = (
         "Reports at their stated places, and the estimate on the same scale; standard deviation "
-        f"of the estimate, and the probability that the power exceeds {threshold}. Buildings are "
-        "grey."
+        "of the estimate, with the places in order where the next reports would lower it most; "
+        f"and the probability that the power exceeds {threshold}. Buildings are grey."
     )
     blocks: list[Picture | Table] = [Picture(maps, caption)]
     if posterior.trace is not None and posterior.trace.values:
@@ -85,15 +88,16 @@ def estimate_page(
         Fact(dbm(round(summary["median_dbm"], 1)), "median power outdoors"),
         Fact(f"{summary['median_std_db']:.1f} dB", "median standard deviation"),
     ]
-    if "transmitter" in summary:
-        radius_m = np.sqrt(summary["transmitter"]["area_of_90_percent_m2"] / np.pi)
-        facts.append(
-            Fact(f"{radius_m:.0f} m", "radius of the area that holds the antenna with 90 %")
-        )
+    for number, one in enumerate(summary["transmitters"], start=1):
+        radius_m = np.sqrt(one["area_of_90_percent_m2"] / np.pi)
+        which = "the antenna" if len(summary["transmitters"]) == 1 else f"antenna {number}"
+        facts.append(Fact(f"{radius_m:.0f} m", f"radius of the area that holds {which} with 90 %"))
     text = (
         f"{display_name(summary['method'])} on {site.grid.rows} x {site.grid.cols} cells of "
         f"{site.grid.spacing_m:g} m, in {summary['seconds']:.1f} s. The map shows the power "
         "without measurement noise; it says nothing about the inside of buildings.",
+        f"Reports at the {len(survey.left)} marked places are expected to take "
+        f"{100 * (1 - survey.left[-1]):.0f} % of the summed variance away.",
     )
     section = Section("The radio map", text, tuple(blocks), tuple(facts))
     return Page(

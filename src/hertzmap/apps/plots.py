@@ -8,13 +8,13 @@ from typing import Any, Literal, final
 
 import numpy as np
 import shapely
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection, PathCollection
-from matplotlib.colors import Colormap, Normalize
+from matplotlib.colors import Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
@@ -44,6 +44,10 @@ MARK = "#d1242f"
 """Transmitters."""
 METHOD_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 """Lines of methods. Source: Okabe and Ito, Color Universal Design, 2008."""
+_SERVERS = (
+    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#7f5aa2",
+    "#8c6d31", "#4c4c4c", "#b5cf6b", "#e7969c",
+)  # fmt: skip
 WIDTH_IN = 11.0
 """Width of a figure over the whole page [inch]."""
 DPI = 150
@@ -104,6 +108,8 @@ class Panel:
     """Show only (west, south, east, north) [m], with a scale bar; None shows the whole grid."""
     frame_m: tuple[float, float, float, float] | None = None
     """Draw a frame around (west, south, east, north) [m], e.g. the view of another panel."""
+    marks_m: Float[np.ndarray, "marks 2"] | None = None
+    """Places (east, north) [m] to mark by their number, from 1."""
 
 
 def map_figure(
@@ -448,6 +454,8 @@ def _draw_panel(
             Rectangle((low_east, low_north), *size, fill=False, ec=MARK, lw=1.4, zorder=6)
         )
     _draw_transmitters(axes, panel.transmitters)
+    if panel.marks_m is not None:
+        _draw_marks(axes, panel.marks_m)
     _set_view(axes, panel.view_m or site.grid.bounds_m)
     axes.set_title(panel.title, **_title())
 
@@ -530,6 +538,70 @@ def _draw_transmitters(axes: Axes, transmitters: tuple[Transmitter, ...]) -> Non
     for transmitter in transmitters:
         east, north, _ = transmitter.place_m
         axes.plot(east, north, "*", color=MARK, mec="white", mew=0.8, ms=12, zorder=6)
+
+
+def _draw_marks(axes: Axes, marks_m: Float[np.ndarray, "marks 2"]) -> None:
+    for number, (east, north) in enumerate(marks_m, start=1):
+        axes.plot(east, north, "o", color="white", mec=MARK, mew=1.2, ms=11, zorder=7)
+        axes.text(
+            east, north, f"{number}", color=INK, fontsize=6.5, ha="center", va="center", zorder=8
+        )
+
+
+def server_figure(
+    best: Int[np.ndarray, "rows cols"],
+    names: Sequence[str],
+    overlap: Float[np.ndarray, "rows cols"],
+    site: SceneRaster,
+    *,
+    scene: Scene | None = None,
+) -> Figure:
+    """Likeliest server in colours, and beside it the probability of overlap.
+
+    Args:
+        best: index into `names`; -1 where there is no service.
+        names: radio cells.
+        overlap: probability of overlap.
+        site: grid and outdoor mask.
+        scene: draws true outlines of buildings.
+    """
+    west, south, east, north = site.grid.bounds_m
+    sheet = _Sheet.lay_out(1, 2, WIDTH_IN, (north - south) / (east - west))
+    figure = Figure(figsize=(sheet.width_in, sheet.height_in))
+    axes = figure.add_axes(sheet.panel(0, 0))
+    colours = ListedColormap(["#f0f0ee", *(_SERVERS[k % len(_SERVERS)] for k in range(len(names)))])
+    shown = np.ma.masked_where(~site.free, best + 1)
+    axes.imshow(
+        shown,
+        origin="lower",
+        extent=(west, east, south, north),
+        cmap=colours.with_extremes(bad=BUILDING),
+        norm=Normalize(-0.5, len(names) + 0.5),
+        interpolation="nearest",
+    )
+    if scene is not None:
+        _draw_buildings(axes, scene, site.grid.bounds_m)
+    _set_view(axes, site.grid.bounds_m)
+    axes.set_title("Likeliest server", **_title())
+    _name_axes(axes, east=True, north=True)
+    handles = [
+        Line2D([], [], marker="s", ls="", color=colours(k + 1), ms=6, label=name)
+        for k, name in enumerate(names)
+    ]
+    handles.append(Line2D([], [], marker="s", ls="", color=colours(0), ms=6, label="no service"))
+    legend = figure.add_axes(sheet.bar(0, 2))
+    legend.axis("off")
+    legend.legend(
+        handles=handles, fontsize=7, loc="center", ncols=min(7, len(handles)), frameon=False
+    )
+    second = figure.add_axes(sheet.panel(0, 1))
+    panel = Panel("Probability of overlap", "probability", overlap)
+    norm = Normalize(0.0, 1.0)
+    _draw_panel(second, panel, site, scene, norm)
+    _name_axes(second, east=True, north=False)
+    bar = figure.add_axes(sheet.bar(1, 2))
+    _colour_bar(figure, bar, "probability", norm, KINDS["probability"].label)
+    return figure
 
 
 def _set_view(axes: Axes, view_m: tuple[float, float, float, float]) -> None:

@@ -540,3 +540,30 @@ def write_reports(path: Path, reports: Reports, scene: Scene) -> None:
             table.to_csv(partial, index=False)
         else:
             table.to_parquet(partial, index=False)
+
+
+def write_places(
+    path: Path,
+    places_m: Float[np.ndarray, "points 2"],
+    scene: Scene,
+    columns: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Write places as CSV: lon, lat (local metres for a ``LOCAL`` scene) and more columns.
+
+    Args:
+        path: the file.
+        places_m: (east, north) in the scene's local metres.
+        scene: its CRS and origin.
+        columns: further columns by name, one value for each place.
+
+    Raises:
+        DataError: if the file cannot be written.
+    """
+    import pandas as pd
+
+    local = scene.crs == "LOCAL"
+    names = _METRES if local else _LONLAT
+    there = places_m if local else np.round(frame.to_lonlat(scene, places_m), 7)
+    table = pd.DataFrame(dict(zip(names, there.T, strict=True)) | dict(columns or {}))
+    with whole_file(path) as partial:
+        table.to_csv(partial, index=False, float_format="%.7g" if local else "%.10g")

@@ -58,7 +58,8 @@ SHRINK = 0.6
 LEAST_SHARE = 0.15
 """They grow no shorter than this share."""
 PAIR_PAYS = 2.5
-"""A second transmitter adds five numbers, so the evidence must rise by this times log(reports)."""
+"""A second transmitter adds five numbers, so the evidence must rise by this times log(reports), in
+units of the misfit of one alone: a model that errs everywhere gains by anything that bends it."""
 PAIR_HINT = 6.0
 """Rise of the evidence by the best of the first pairs below which no more are sought."""
 JUMPS = 0.3
@@ -203,13 +204,14 @@ class EngineSearch:
         first += [np.append(place, self._scattered(draw))[None] for place in about]
         with ThreadPoolExecutor(THREADS) as threads:
             found = self._searched(self._judged(first, threads), config.rounds, threads, draw)
-            if config.pairs and found.pool and self._falls_short(found.pool[0]):
+            misfit = self._misfit(found.pool[0]) if config.pairs and found.pool else 0.0
+            if misfit > np.mean(self.noise_db**2 / self.variance):
                 pairs = self._judged(self._pairs(found.pool, draw), threads)
                 alone = found.pool[0].log_evidence
                 if max(one.log_evidence for one in pairs) > alone + PAIR_HINT:
                     both = self._searched(pairs, config.pair_rounds, threads, draw)
-                    pays = PAIR_PAYS * np.log(len(self.gain_db))
-                    found = both if both.pool[0].log_evidence > alone + pays else found
+                    gained = (both.pool[0].log_evidence - alone) / max(misfit, 1.0)
+                    found = both if gained > PAIR_PAYS * np.log(len(self.gain_db)) else found
         return found
 
     def _judged(self, asked: Sequence[np.ndarray], threads: ThreadPoolExecutor) -> list[Supposed]:
@@ -260,12 +262,11 @@ class EngineSearch:
         west, south, east, north = self.environment.raster.grid.bounds_m
         return draw.uniform((west, south), (east, north))
 
-    def _falls_short(self, one: Supposed) -> bool:
-        """Whether the residuals exceed what their noise alone would leave."""
+    def _misfit(self, one: Supposed) -> float:
+        """Mean square residual over its stated variance: above 1 where the model falls short."""
         responses = [self._read(tuple(row.tolist())) for row in one.numbers]
         gain, _ = summed_gain([own[1] for own in responses if own], one.value, self.floor_db)
-        misfit = np.mean((self.gain_db - gain) ** 2 / self.variance)
-        return bool(misfit > np.mean(self.noise_db**2 / self.variance))
+        return float(np.mean((self.gain_db - gain) ** 2 / self.variance))
 
     def _belief(self, kinds: tuple[bool, ...]) -> TermBelief:
         own = [self.beliefs[int(kind)] for kind in kinds]

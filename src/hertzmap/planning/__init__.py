@@ -1,0 +1,1 @@
+"""From maps with their uncertainty to what a planner decides by."""
