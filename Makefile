@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check check-matrix bench-tables bench-mismatch bench-campus bench-propagation train tables clean
+.PHONY: demo test check check-matrix bench-tables bench-mismatch bench-campus bench-speed bench-knobs bench-propagation train tables clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info[:2] >= (3, 11), "hertzmap needs Python 3.11 or newer"'
@@ -37,6 +37,12 @@ bench-mismatch: $(STAMP)  ## resumable: CASES="streets offset" picks cases; defa
 
 bench-campus: $(STAMP)    ## leave-places-out on measured RSRP
 	$(BIN)/hertzmap bench campus
+
+bench-speed: $(STAMP)     ## time and memory of the estimators; run it alone
+	$(BIN)/hertzmap bench speed
+
+bench-knobs: $(STAMP)     ## accuracy and time over the estimators' cost settings, resumable
+	$(BIN)/hertzmap bench knobs
 
 bench-propagation: $(STAMP) ## speed and fit of the dominant-path engine
 	$(BIN)/hertzmap bench propagation

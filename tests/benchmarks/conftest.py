@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from shapely.geometry import box
@@ -22,3 +24,9 @@ def scene() -> Scene:
 @pytest.fixture(scope="session")
 def world(scene) -> World:
     return world_of(WorldKey("cities", "heidelberg", 0), scene, Grid(32, 32))
+
+
+@pytest.fixture
+def tiny(world, monkeypatch):
+    """Every key leads to the tiny world."""
+    monkeypatch.setattr(worlds, "load", lambda key: dataclasses.replace(world, key=key))

@@ -47,12 +47,6 @@ class Level(AbstractEstimator):
         return cls()
 
 
-@pytest.fixture
-def tiny(world, monkeypatch):
-    """Every key leads to the tiny world."""
-    monkeypatch.setattr(worlds, "load", lambda key: dataclasses.replace(world, key=key))
-
-
 def level(name: str, **options) -> Contestant:
     return Contestant(name, Level(LevelConfig(**options), []))
 
@@ -157,7 +151,7 @@ def test_run_writes_the_log_and_the_result_file(tmp_path, monkeypatch):
     assert {"method", "metric", "unit", "mean", "se", "n", "published"} <= set(
         content["results"][0]
     )
-    assert content["header"]["planned_runs"] == 24 * len(CELL.report_seeds)
+    assert content["header"]["planned_runs"] == 60 * len(CELL.report_seeds)
     assert results.read(written[0]).methods() == ("kriging:tuned",)
     validation = maps.run(["default"], out, ["kriging:tuned"], 1, 1, "validation", 1)
     assert validation == (out / "default.validation.json",)

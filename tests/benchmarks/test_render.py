@@ -34,9 +34,9 @@ def a_cell(psnr: float = 27.5) -> ResultFile:
 
 @pytest.fixture
 def checkout(tmp_path):
-    results.write(tmp_path / "results" / "maps" / "default.json", a_cell())
+    results.write(tmp_path / "results" / "tables" / "default.json", a_cell())
     blocks = [f"<!-- results:{name} -->\nold\n<!-- /results -->" for name in render.TABLES]
-    blocks.append("<!-- results:maps/default -->\n<!-- /results -->")
+    blocks.append("<!-- results:tables/default -->\n<!-- /results -->")
     blocks.append("<!-- results:campus/default -->\n<!-- /results -->")
     (tmp_path / "README.md").write_text("# Title\n\n" + "\n\nwords\n\n".join(blocks) + "\nend\n")
     return tmp_path
@@ -55,7 +55,7 @@ def test_every_table_is_rendered_and_text_around_it_stays(checkout):
 
 def test_a_new_result_makes_the_document_stale(checkout):
     render.run(checkout)
-    results.write(checkout / "results" / "maps" / "default.json", a_cell(psnr=29.0))
+    results.write(checkout / "results" / "tables" / "default.json", a_cell(psnr=29.0))
     assert render.stale(checkout) == (checkout / "README.md",)
 
 
@@ -74,11 +74,18 @@ def test_the_table_of_record_prints_the_paired_difference_and_the_flags(checkout
     text = render.table("maps-psnr", checkout / "results")
     assert "+2.50 (+2.00 to +3.00)" in text
     assert "`same_engine: true`" in text and "same_operator" not in text
-    assert "of 72 planned runs not all are done for RadioDiff-Inv2" in text
+    assert "of 72 planned runs not all are done for combined (default)" in text
+    assert "| mean rank | 1.0 | 2.0 | – |" in text and "| **27.50 ± 0.50** |" in text
+
+
+def test_a_mismatch_case_names_the_best_tuned_baseline(checkout):
+    results.write(checkout / "results" / "mismatch" / "streets.json", a_cell())
+    text = render.table("mismatch", checkout / "results")
+    assert "| streets | 24 | 27.50 ± 0.50 | Kriging (tuned) | 25.12 ± 0.25 | +2.50" in text
 
 
 def test_any_result_file_has_a_plain_table(checkout):
-    text = render.table("maps/default", checkout / "results")
+    text = render.table("tables/default", checkout / "results")
     assert "| Kriging (tuned) | 25.12 ± 0.25 |" in text
     assert render.table("campus/default", checkout / "results") == "*Not run yet.*"
 

@@ -402,6 +402,9 @@ def bench_maps(
     ] = False,
     split: Annotated[str, typer.Option(help="test or validation.")] = "test",
     seeds: Annotated[int | None, typer.Option(help="At most so many report seeds.")] = None,
+    lpips: Annotated[
+        Path | None, typer.Option(help="Also LPIPS, by these weights of AlexNet; choose an --out.")
+    ] = None,
     out: Out = Path("results/tables"),
 ) -> None:
     """Estimators on simulated truth: the paper's tables."""
@@ -410,7 +413,7 @@ def bench_maps(
     chosen = cells.split() if cells else None
     if quick:
         limit, seeds, method = limit or 2, seeds or 1, method or list(maps.QUICK)
-    _list(maps.run(chosen, out, method or None, maps_per_city, limit, split, seeds))
+    _list(maps.run(chosen, out, method or None, maps_per_city, limit, split, seeds, lpips))
 
 
 @bench.command("mismatch")
@@ -454,6 +457,30 @@ def bench_propagation(
     with _telling() as tell:
         written = propagation.run(out, parts=tuple(part or ("speed", "fit")), progress=tell)
     _list(written)
+
+
+@bench.command("speed")
+def bench_speed(
+    method: Methods = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Counted runs of each.")] = 3,
+    out: Out = Path("results/speed"),
+) -> None:
+    """Time and memory of the estimators side by side; run it alone."""
+    from hertzmap.benchmarks import speed
+
+    _list((speed.run(out, method or None, repeats),))
+
+
+@bench.command("knobs")
+def bench_knobs(
+    method: Methods = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many worlds.")] = 6,
+    out: Out = Path("results/knobs"),
+) -> None:
+    """Accuracy and time of the estimators over their cost settings, at the default cell."""
+    from hertzmap.benchmarks import maps
+
+    _list(maps.run(["default"], out, method or list(maps.KNOBS), None, limit, "test", 1))
 
 
 @bench.command("tables")

@@ -46,6 +46,7 @@ from hertzmap.core.units import GreyScale
 from hertzmap.estimation.base import AbstractEstimator
 from hertzmap.measurement.sampling import sample_reports
 from hertzmap.metrics.maps import rmse_by_stratum, score_map, strata
+from hertzmap.metrics.perceptual import Lpips
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,14 @@ _ERROR_BARS = {
         f"{results.RESAMPLES} resamples; they say nothing about other environments"
     ),
 }
+KNOBS = (
+    *(f"radiodiff_inv2:quick:steps={k}" for k in (1, 2, 4, 8)),
+    *(f"radiodiff_inv2:quick:iterations={k}" for k in (10, 120)),
+    "radiodiff_inv2:quick:q=2",
+    "radiodiff_inv2:quick:places=24",
+    *(f"combined:default:engines={k}" for k in (4, 24, 64)),
+)
+"""What accuracy costs: ODE steps, iterations, nodes of the drift kernel, supposed transmitters."""
 QUICK = (
     "nearest:default",
     "idw:tuned",
@@ -104,6 +113,7 @@ def run(
     limit: int | None = None,
     split: str = "test",
     seeds: int | None = None,
+    lpips: Path | None = None,
 ) -> tuple[Path, ...]:
     """Run what is missing of the cells, then aggregate each cell to its result file.
 
@@ -116,17 +126,22 @@ def run(
         limit: at most so many worlds; the first map of every city comes before any second one.
         split: ``test``, or ``validation`` for choices, whose files end in ``.validation``.
         seeds: at most so many report seeds.
+        lpips: weights of the backbone of LPIPS, see `metrics.perceptual`; without them it is left
+            out. Runs that the log holds already are not scored again: choose another `out`.
 
     Returns:
         The result files written.
 
     Raises:
-        ConfigError: if a cell, method, preset, option or split is not known.
+        ConfigError: if a cell, method, preset, option or split is not known, or LPIPS is asked for
+            without its library.
+        DataError: if its weights are missing.
     """
     if split not in ("test", "validation"):
         msg = f"split must be 'test' or 'validation', got {split!r}"
         raise ConfigError(msg)
     configs = [load_cell(name) for name in cells or CELLS]
+    perceptual = None if lpips is None else Lpips(lpips)
     written = []
     for config in configs:
         if split == "validation" and config.world != "cities":
@@ -134,24 +149,22 @@ def run(
         stem = config.cell if split == "test" else f"{config.cell}.{split}"
         log = RunLog(out / "raw" / f"{stem}.jsonl")
         keys = world_keys(config, split, maps_per_city)[:limit]
-        contestants = _contestants(tuple(methods)) if methods else _shipped(config.methods)
-        run_cell(config, keys, config.report_seeds[:seeds], contestants, log)
+        asked = contestants(config, methods)
+        run_cell(config, keys, config.report_seeds[:seeds], asked, log, perceptual)
         planned = len(world_keys(config, split)) * len(config.report_seeds)
         results.write(out / f"{stem}.json", aggregate(config, log.read(), split, planned))
         written.append(out / f"{stem}.json")
     return tuple(written)
 
 
-def _contestants(methods: tuple[str, ...]) -> list[Contestant]:
-    return [Contestant(method, method_tools.build(method)) for method in methods]
-
-
-def _shipped(methods: tuple[str, ...]) -> list[Contestant]:
-    """A cell's own methods but those whose weights are not there."""
+def contestants(config: CellConfig, methods: list[str] | None = None) -> list[Contestant]:
+    """Build the methods asked for; by default a cell's own, but those whose weights are missing."""
+    if methods:
+        return [Contestant(method, method_tools.build(method)) for method in methods]
     found = []
-    for method in methods:
+    for method in config.methods:
         try:
-            found += _contestants((method,))
+            found.append(Contestant(method, method_tools.build(method)))
         except DataError as error:
             logger.warning("%s is left out: %s", method, error)
     return found
@@ -176,6 +189,7 @@ def run_cell(
     seeds: tuple[int, ...],
     contestants: list[Contestant],
     log: RunLog,
+    perceptual: Lpips | None = None,
 ) -> None:
     """Run every method on every world and seed that the log does not hold yet.
 
@@ -197,7 +211,7 @@ def run_cell(
                 address = (key.name, seed, contestant.method, contestant.fingerprint)
                 before_db = done.get((*address, reports_hash(config)))
                 if before_db is None or abs(before_db - world.mean_db) >= _SAME_TRUTH_DB:
-                    _run_and_log(config, world, reports, seed, contestant, log)
+                    _run_and_log(config, world, reports, seed, contestant, log, perceptual)
                 bar.advance(task)
 
 
@@ -257,6 +271,7 @@ def _run_and_log(
     seed: int,
     contestant: Contestant,
     log: RunLog,
+    perceptual: Lpips | None,
 ) -> None:
     method_tools.reset_peak_memory()
     started, cpu_started = time.perf_counter(), time.process_time()
@@ -268,6 +283,11 @@ def _run_and_log(
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
     peak_mib = method_tools.peak_memory_mib()
     scores = score(posterior, world, reports, config.sampling.reference_dbm)
+    if perceptual is not None:
+        scale, reference_dbm = GreyScale(), config.sampling.reference_dbm
+        scores["paper_lpips"] = perceptual(
+            scale.to_grey(world.scored_db), scale.to_grey(posterior.mean_dbm() - reference_dbm)
+        )
     log.append(
         Run(
             world=world.key.name,
@@ -311,11 +331,10 @@ def aggregate(
         row for name, chosen in by_method.items() for row in _rows(config.cell, name, chosen)
     )
     pairs = [(name, config.baseline) for name in by_method if name != config.baseline]
-    family = config.headline.split(":", 1)[0]
     pairs += [
         (config.headline, name)
         for name in by_method
-        if name != config.headline and name.split(":", 1)[0] == family
+        if name not in (config.headline, config.baseline)
     ]
     differences = tuple(
         difference

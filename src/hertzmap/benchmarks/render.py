@@ -6,12 +6,13 @@ as it is. Published figures stand in columns named *published*: the paper's own,
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hertzmap.benchmarks import results
 from hertzmap.benchmarks.results import ResultFile
 from hertzmap.benchmarks.tables import (
+    CASES,
     METRICS,
     PAPER_METHODS,
     PRINTED_ROWS,
@@ -25,17 +26,31 @@ from hertzmap.core.errors import DataError
 DOCUMENTS = ("README.md", "docs/results.md")
 """Documents that hold tables."""
 _BLOCK = re.compile(r"(<!-- results:(?P<name>[\w./-]+) -->\n).*?(<!-- /results -->)", re.DOTALL)
-_RECORD = (
-    "psnr_db",
-    "ssim",
-    "nmse",
-    "rmse_db",
-    "crps_db",
-    "coverage50",
-    "coverage80",
-    "coverage95",
-)
+_RECORD = ("psnr_db", "ssim", "rmse_db", "crps_db", "coverage50", "coverage90")
+OURS = {
+    "combined:default": "combined",
+    "radiodiff_inv2:quick:data_term=moment": "Inv2",
+    "amortised_unet:default": "amortised",
+}
+"""Methods of ours and their short names."""
+TUNED = {
+    "kriging:tuned": "Kriging",
+    "kriging:path_loss": "Kriging, path loss",
+    "idw:tuned": "IDW",
+    "radiounet:tuned": "RadioUNet",
+    "rme_gan:tuned": "RME-GAN",
+    "radiodiff_inv1:tuned": "Inv1",
+}
+"""Baselines given noise, drift and buildings."""
+AS_PUBLISHED = {
+    "kriging:as_published": "Kriging",
+    "radiounet:as_published": "RadioUNet",
+    "rme_gan:as_published": "RME-GAN",
+    "radiodiff_inv1:as_published": "Inv1",
+}
+"""Baselines with the weaknesses they were published with."""
 _COSTS = ("seconds", "cpu_seconds", "peak_rss_mib")
+_SMALL_IS_GOOD = ("nmse", "rmse_db", "mae_db", "crps_db", "paper_nmse", "paper_lpips")
 _EMPTY = "–"
 _NOT_RUN = "*Not run yet.*"
 
@@ -135,68 +150,88 @@ def _default(folder: Path) -> str:
 
 
 def _record(metric: str) -> Callable[[Path], str]:
-    """One metric on free cells over all cells: ours, all Krigings, the paired difference."""
+    """One metric on free cells over all cells: ours beside tuned baselines, with mean ranks."""
 
     def make(folder: Path) -> str:
-        rows = []
-        newest = None
-        for cell in dict.fromkeys(PRINTED_ROWS.values()):
-            found = _read(folder, f"tables/{cell}")
-            if found is None:
-                continue
-            newest = newest or found
-            ours, baseline = found.header["headline"], found.header["baseline"]
-            rows.append(
-                [
-                    _setting(found),
-                    _value(found, ours, metric),
-                    _value(found, baseline, metric),
-                    _difference(found, ours, baseline, metric),
-                    _value(found, "kriging:path_loss", metric),
-                    _value(found, "kriging:as_published", metric),
-                ]
-            )
-        if newest is None:
+        every = dict.fromkeys(PRINTED_ROWS.values())
+        files = [one for cell in every if (one := _read(folder, f"tables/{cell}"))]
+        if not files:
             return _NOT_RUN
+        methods = [m for m in (*OURS, *TUNED) if any(one.row(m, metric) for one in files)]
+        names = OURS | {method: f"{name} (tuned)" for method, name in TUNED.items()}
+        rows = []
+        for found in files:
+            shown = {method: _value(found, method, metric) for method in methods}
+            best = _ranked(found, methods, metric)[:1]
+            bold = [f"**{text}**" if method in best else text for method, text in shown.items()]
+            gap = _difference(found, found.header["headline"], found.header["baseline"], metric)
+            rows.append([_setting(found), *bold, gap])
+        rows.append(["mean rank", *_mean_ranks(files, methods, metric), _EMPTY])
+        against = method_title(files[0].header["baseline"])
         head = [
             "setting",
-            method_title(newest.header["headline"]),
-            method_title(newest.header["baseline"]),
-            "difference, 95 % interval",
-            "Kriging (path loss)",
-            "Kriging (as published)",
+            *(names[method] for method in methods),
+            f"combined against {against}, 95 % interval",
         ]
-        return f"{_title(metric)}, free cells.\n\n{_markdown(head, rows)}\n\n{_note(newest)}"
+        note = "Ranks are among the methods that ran on as many maps as the first one does."
+        return (
+            f"{_title(metric)}, free cells. {note}\n\n{_markdown(head, rows)}\n\n{_note(files[0])}"
+        )
 
     return make
+
+
+def _ranked(found: ResultFile, methods: Sequence[str], metric: str) -> list[str]:
+    """Methods of a cell from best to worst, those on fewer maps left out."""
+    values = {m: row for m in methods if (row := found.row(m, metric))}
+    most = max((row.n for row in values.values()), default=0)
+    full = {m: row.mean for m, row in values.items() if 2 * row.n >= most}
+    sign = 1.0 if metric in _SMALL_IS_GOOD else -1.0
+    return sorted(full, key=lambda m: sign * full[m])
+
+
+def _mean_ranks(files: Sequence[ResultFile], methods: Sequence[str], metric: str) -> list[str]:
+    ranked = [_ranked(found, methods, metric) for found in files]
+    shown = []
+    for method in methods:
+        ranks = [order.index(method) + 1 for order in ranked if method in order]
+        whole = len(ranks) == len(files)
+        shown.append(f"{sum(ranks) / len(ranks):.1f}" if ranks and whole else _EMPTY)
+    return shown
 
 
 def _paper(metric: str) -> Callable[[Path], str]:
     """One of the paper's tables: its 13 rows, our figures beside the published ones."""
 
     def make(folder: Path) -> str:
+        files = {cell: _read(folder, f"tables/{cell}") for cell in PRINTED_ROWS.values()}
+        known = [found for found in files.values() if found is not None]
+        columns = {
+            **{m: f"ours: {name}" for m, name in OURS.items()},
+            "kriging:tuned": "tuned: Kriging",
+            **{m: f"as published: {name}" for m, name in AS_PUBLISHED.items()},
+        }
+        columns = {
+            m: name
+            for m, name in columns.items()
+            if m in ("combined:default", "kriging:tuned", "kriging:as_published")
+            or any(found.row(m, metric) for found in known)
+        }
         rows = []
-        newest = None
         for row, cell in PRINTED_ROWS.items():
-            found = _read(folder, f"tables/{cell}")
-            newest = newest or found
-            rows.append([row, *_ours_beside_published(found, row, metric)])
-        head = ["setting", *_OURS_HEAD, *(f"published: {name}" for name in PAPER_METHODS.values())]
+            found = files[cell]
+            ours = [_EMPTY if found is None else _value(found, m, metric) for m in columns]
+            paper = [_published(row, metric, method) for method in PAPER_METHODS]
+            rows.append([row, *ours, *paper])
+        head = [
+            "setting",
+            *columns.values(),
+            *(f"published: {name}" for name in PAPER_METHODS.values()),
+        ]
         text = f"{_title(metric)}.\n\n{_markdown(head, rows)}"
-        return text if newest is None else f"{text}\n\n{_note(newest)}"
+        return f"{text}\n\n{_note(known[0])}" if known else text
 
     return make
-
-
-_OURS_HEAD = ("ours: headline", "ours: Kriging (tuned)", "ours: Kriging (as published)")
-
-
-def _ours_beside_published(found: ResultFile | None, row: str, metric: str) -> list[str]:
-    ours = [_EMPTY] * 3
-    if found is not None:
-        methods = (found.header["headline"], found.header["baseline"], "kriging:as_published")
-        ours = [_value(found, method, metric) for method in methods]
-    return ours + [_published(row, metric, method) for method in PAPER_METHODS]
 
 
 def _radiomapseer(folder: Path) -> str:
@@ -264,6 +299,45 @@ def _campus(folder: Path) -> str:
     return _markdown(head, rows) + "\n\n" + _note(found)
 
 
+def _mismatch(folder: Path) -> str:
+    """Every named mismatch case: ours, the best tuned baseline, their difference, coverage."""
+    rows = []
+    for case in CASES:
+        found = _read(folder, f"mismatch/{case}")
+        ours = "combined:default"
+        if found is None or (mine := found.row(ours, "psnr_db")) is None:
+            continue
+        rivals = [m for m in _ranked(found, found.methods(), "psnr_db") if m in TUNED]
+        best = rivals[0]
+        theirs = found.row(best, "psnr_db")
+        assert theirs is not None
+        rows.append(
+            [
+                case,
+                f"{mine.n}",
+                _value(found, ours, "psnr_db"),
+                method_title(best),
+                _value(found, best, "psnr_db"),
+                _difference(found, ours, best, "psnr_db"),
+                _value(found, ours, "coverage50"),
+                _value(found, ours, "coverage90"),
+            ]
+        )
+    if not rows:
+        return _NOT_RUN
+    head = [
+        "case",
+        "maps",
+        "combined, PSNR [dB]",
+        "best tuned baseline",
+        "its PSNR [dB]",
+        "difference, 95 % interval",
+        "coverage of 50 %",
+        "coverage of 90 %",
+    ]
+    return _markdown(head, rows)
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "campus-rsrp": _campus,
     "maps-default": _default,
@@ -275,6 +349,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "maps-paper-nmse": _paper("paper_nmse"),
     "maps-paper-lpips": _paper("paper_lpips"),
     "maps-radiomapseer": _radiomapseer,
+    "mismatch": _mismatch,
 }
 """Tables by name, each made from the folder of results."""
 
