@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check check-matrix bench-tables bench-mismatch bench-campus bench-speed bench-knobs bench-propagation train tables clean
+.PHONY: demo test check check-matrix bench-tables bench-mismatch bench-campus bench-utah bench-speed bench-knobs bench-propagation train tables clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info[:2] >= (3, 11), "hertzmap needs Python 3.11 or newer"'
@@ -37,6 +37,9 @@ bench-mismatch: $(STAMP)  ## resumable: CASES="streets offset" picks cases; defa
 
 bench-campus: $(STAMP)    ## leave-places-out on measured RSRP
 	$(BIN)/hertzmap bench campus
+
+bench-utah: $(STAMP)      ## the same where no map of buildings is
+	$(BIN)/hertzmap bench utah
 
 bench-speed: $(STAMP)     ## time and memory of the estimators; run it alone
 	$(BIN)/hertzmap bench speed

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from shapely.geometry import box
 
+from hertzmap.benchmarks import worlds
 from hertzmap.benchmarks.worlds import World, WorldKey, world_of
 from hertzmap.core.grid import Grid
 from hertzmap.core.types import Scene

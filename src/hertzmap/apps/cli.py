@@ -446,6 +446,19 @@ def bench_campus(
     _list((campus.run(out, method or None, repeats=repeats, cells=cells),))
 
 
+@bench.command("utah")
+def bench_utah(
+    method: Methods = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Random splits.")] = 3,
+    receivers: Annotated[int, typer.Option(min=1, help="Receivers with most reports.")] = 4,
+    out: Out = Path("results/mismatch"),
+) -> None:
+    """Estimators on measured reports of a place without a map of buildings."""
+    from hertzmap.benchmarks import campus
+
+    _list((campus.run_utah(out, method or None, repeats=repeats, receivers=receivers),))
+
+
 @bench.command("propagation")
 def bench_propagation(
     part: Annotated[list[str] | None, typer.Option(help="speed, fit; both by default.")] = None,

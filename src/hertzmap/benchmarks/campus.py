@@ -26,7 +26,7 @@ from hertzmap.core.errors import HertzmapError
 from hertzmap.core.posteriors import MapPosterior
 from hertzmap.core.seeds import generator
 from hertzmap.core.types import Reports, SceneRaster
-from hertzmap.datasets import campus
+from hertzmap.datasets import campus, utah
 from hertzmap.datasets.campus import Campus
 from hertzmap.measurement.operator import DriftOperator
 from hertzmap.metrics.calibration import paired_difference
@@ -35,13 +35,27 @@ from hertzmap.metrics.maps import score_points
 logger = logging.getLogger(__name__)
 
 METHODS = (
+    "combined:default",
     "radiodiff_inv2:quick",
     "kriging:tuned",
     "kriging:path_loss",
     "kriging:as_published",
+    "idw:tuned",
     "nearest:default",
 )
 """Methods that are compared."""
+HEADLINE = "combined:default"
+"""The method that is compared with every other one."""
+UTAH_METHODS = (
+    "combined:default",
+    "combined:without_network",
+    "kriging:tuned",
+    "kriging:path_loss",
+    "kriging:as_published",
+    "idw:tuned",
+    "nearest:default",
+)
+"""Methods that are compared where there is no map of buildings."""
 BASELINE = "kriging:tuned"
 """What the others are compared with."""
 FEWEST_PLACES = 3
@@ -122,11 +136,46 @@ def run(
         DataError: if the campus or weights are missing.
     """
     config = CampusConfig(repeats=repeats, cells=cells)
-    data = campus.read_campus()
-    log = RunLog(out / "raw" / "rsrp.jsonl")
-    contestants = [Contestant(m, method_tools.build(m)) for m in methods or METHODS]
+    return _run(campus.read_campus(), config, out, "rsrp", methods or list(METHODS))
+
+
+def run_utah(
+    out: Path = Path("results/mismatch"),
+    methods: list[str] | None = None,
+    *,
+    repeats: int = 3,
+    receivers: int = 4,
+) -> Path:
+    """The same on the receivers of a hilly campus without a map of its buildings: ``utah.json``.
+
+    Args:
+        out: folder of the result file and of the log.
+        methods: methods as ``name:preset[:option=value,...]``; `UTAH_METHODS` by default.
+        repeats: random splits for each share and receiver.
+        receivers: fixed receivers with most reports.
+
+    Returns:
+        The result file.
+
+    Raises:
+        ConfigError: if a method, preset or option is not known.
+        DataError: if the table or weights are missing.
+    """
+    config = CampusConfig(
+        repeats=repeats,
+        cells=receivers,
+        noise_db=utah.NOISE_DB,
+        drift_std_m=utah.DRIFT_STD_M,
+        place_radius_m=utah.PLACE_RADIUS_M,
+    )
+    return _run(utah.read_utah(receivers), config, out, "utah", methods or list(UTAH_METHODS))
+
+
+def _run(data: Campus, config: CampusConfig, out: Path, name: str, methods: list[str]) -> Path:
+    log = RunLog(out / "raw" / f"{name}.jsonl")
+    contestants = [Contestant(m, method_tools.build(m)) for m in methods]
     run_splits(data, splits(data, config), contestants, log, _splits_hash(config))
-    path = out / "rsrp.json"
+    path = out / f"{name}.json"
     result = aggregate(config, log.read())
     results.write(path, result)
     Console().print(table(result, config))
@@ -238,12 +287,13 @@ def aggregate(config: CampusConfig, runs: tuple[Run, ...]) -> ResultFile:
     names = list(dict.fromkeys((*METHODS, *build)))
     names = [name for name in names if name in build]
     rows = [row for name in names for row in _rows(config, name, newest)]
+    pairs = [(name, BASELINE) for name in names if name != BASELINE]
+    pairs += [(HEADLINE, name) for name in names if name not in (HEADLINE, BASELINE)]
     differences = [
         found
-        for name in names
-        if name != BASELINE
+        for one, other in pairs
         for share in config.shares
-        if (found := _difference(name, share, newest)) is not None
+        if (found := _difference(one, other, share, newest)) is not None
     ]
     header = results.provenance(
         _splits_hash(config),
@@ -287,10 +337,10 @@ def _rows(
 
 
 def _difference(
-    method: str, share: float, newest: dict[tuple[str, str, int], Run]
+    method: str, against: str, share: float, newest: dict[tuple[str, str, int], Run]
 ) -> PairedDifference | None:
     ours = {(r.world, r.seed): r for r in _of_share(method, share, newest)}
-    theirs = {(r.world, r.seed): r for r in _of_share(BASELINE, share, newest)}
+    theirs = {(r.world, r.seed): r for r in _of_share(against, share, newest)}
     both = sorted(ours.keys() & theirs.keys())
     if not both:
         return None
@@ -300,7 +350,7 @@ def _difference(
     gap, cells = paired_difference(mine, base, cell), len(np.unique(cell))
     name = f"rmse_db@{round(100 * share)}"
     ends = (gap.low, gap.high) if cells > 1 else (None, None)
-    return PairedDifference(method, BASELINE, name, "dB", gap.mean, *ends, cells)
+    return PairedDifference(method, against, name, "dB", gap.mean, *ends, cells)
 
 
 def _of_share(method: str, share: float, newest: dict[tuple[str, str, int], Run]) -> list[Run]:

@@ -338,6 +338,63 @@ def _mismatch(folder: Path) -> str:
     return _markdown(head, rows)
 
 
+def _measured(folder: Path) -> str:
+    """Measured reports: ours against the best tuned baseline, by the share of places known."""
+    rows = []
+    ours = "combined:default"
+    for name, title in (("campus/rsrp", "campus"), ("mismatch/utah", "utah")):
+        found = _read(folder, name)
+        for share in () if found is None else found.header["settings"]["shares"]:
+            assert found is not None
+            metric = f"rmse_db@{round(100 * share)}"
+            mine = found.row(ours, metric)
+            rivals = {m: row.mean for m in TUNED if (row := found.row(m, metric))}
+            if mine is None or not rivals:
+                continue
+            best = min(rivals, key=lambda method: rivals[method])
+            held = [found.row(ours, f"coverage{level}@{metric[8:]}") for level in (50, 90)]
+            rows.append(
+                [
+                    f"{title}, {round(100 * share)} % known",
+                    f"{mine.mean:.2f}",
+                    method_title(best),
+                    f"{rivals[best]:.2f}",
+                    _difference(found, ours, best, metric),
+                    *(_EMPTY if row is None else f"{row.mean:.2f}" for row in held),
+                ]
+            )
+    head = [
+        "case",
+        "combined, RMSE [dB]",
+        "best tuned baseline",
+        "its RMSE [dB]",
+        "difference, 95 % interval",
+        "coverage of 50 %",
+        "coverage of 90 %",
+    ]
+    return _markdown(head, rows) if rows else _NOT_RUN
+
+
+def _speed(folder: Path) -> str:
+    """Time and memory of each method, side by side."""
+    found = _read(folder, "speed/estimators")
+    if found is None:
+        return _NOT_RUN
+    rows = [
+        [method_title(method), *(_value(found, method, metric) for metric in _COSTS)]
+        for method in found.methods()
+    ]
+    head = ["method", *(_title(metric) for metric in _COSTS)]
+    header = found.header
+    rows_cols = " x ".join(f"{side}" for side in header["grid"])
+    note = (
+        f"<sub>{rows_cols} cells, {header['reports']} reports, {header['threads']} threads, median "
+        f"of {header['repeats']} runs; {header['hardware']['cpu']}; commit "
+        f"{(header.get('commit') or '')[:10]}.</sub>"
+    )
+    return _markdown(head, rows) + "\n\n" + note
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "campus-rsrp": _campus,
     "maps-default": _default,
@@ -350,6 +407,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "maps-paper-lpips": _paper("paper_lpips"),
     "maps-radiomapseer": _radiomapseer,
     "mismatch": _mismatch,
+    "measured": _measured,
+    "speed": _speed,
 }
 """Tables by name, each made from the folder of results."""
 

@@ -42,6 +42,8 @@ from hertzmap.estimation._gaussian_process import (
 
 MOST_WORK = 20_000
 """Sites times reports, at most, but never under four sites: bounds time where both are many."""
+MOST_SUPPOSED = 1200
+"""Supposed sites at most: beyond about a square kilometre their lattice gets coarser."""
 _CLOUD = 1.2 * np.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]])
 _CLOUD_CORNERS = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
 _REFERENCE_M = 100.0
@@ -162,7 +164,9 @@ def _likely(
 def supposed_sites(site: SceneRaster, config: PathLossConfig) -> Float[np.ndarray, "candidates 2"]:
     """A lattice over the map and around it, without places in buildings."""
     west, south, east, north = site.grid.bounds_m
-    reach, step = config.outside_m, config.spacing_m
+    reach = config.outside_m
+    area_m2 = (east - west + 2.0 * reach) * (north - south + 2.0 * reach)
+    step = max(config.spacing_m, float(np.sqrt(area_m2 / MOST_SUPPOSED)))
     easts = np.arange(west - reach, east + reach, step) + 0.5 * step
     norths = np.arange(south - reach, north + reach, step) + 0.5 * step
     lattice = np.stack(np.meshgrid(easts, norths), axis=-1).reshape(-1, 2)
