@@ -31,6 +31,7 @@ check-matrix: $(STAMP)    ## the tests without the runtime shape hook
 bench-tables: $(STAMP)    ## the paper's tables, resumable: CELLS="default kp-0.005" picks cells, QUICK=1 shortens
 	$(BIN)/hertzmap bench maps $(if $(CELLS),--cells "$(CELLS)") $(if $(QUICK),--quick)
 	$(BIN)/hertzmap bench tables
+	$(BIN)/hertzmap bench figures
 
 bench-mismatch: $(STAMP)  ## resumable: CASES="streets offset" picks cases; default is all of them
 	$(BIN)/hertzmap bench mismatch $(if $(CASES),--cases "$(CASES)")

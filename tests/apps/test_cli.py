@@ -110,6 +110,53 @@ def test_simulated_reports_lead_back_to_the_simulated_map(tiny_osm, tmp_path):
     assert "Kriging (tuned)" in page and "OpenStreetMap" in page
 
 
+def test_an_estimate_moves_reports_and_says_where_to_measure_next(tiny_osm, tmp_path, reports_csv):
+    grid = ("--spacing", 2, "--margin", 0, "--drop-outside")
+    result = done(
+        "estimate",
+        tiny_osm,
+        reports_csv(),
+        "-m",
+        "kriging",
+        *grid,
+        "--out",
+        tmp_path,
+        "--json",
+        "-",
+    )
+    found = json.loads(result.stdout)
+    moved = pd.read_csv(found["files"]["reports"])
+    assert len(moved) <= 40 and {"lon", "lat", "std_m", "information_nats"} <= set(moved.columns)
+    places = pd.read_csv(found["files"]["next_places"])
+    assert places["rank"].tolist() == list(range(1, len(places) + 1))
+    assert (places["variance_left"].diff().dropna() <= 0).all()
+    assert found["transmitters"] == []
+
+
+def test_network_maps_every_radio_cell(tiny_osm, tmp_path, reports_csv):
+    def two_cells(table):
+        other = table.assign(pci=9, rsrp_dbm=-160.0 - table.rsrp_dbm)
+        return pd.concat([table, other, table.iloc[:4].assign(pci=3)])
+
+    grid = ("--spacing", 2, "--margin", 0, "--drop-outside")
+    reports = reports_csv(two_cells)
+    result = done(
+        "network", tiny_osm, reports, "-m", "kriging", *grid, "--out", tmp_path, "--json", "-"
+    )
+    found = json.loads(result.stdout)
+    assert set(found["cells"]) == {"7", "9"} and found["left_out"] == {"3": 4}
+    assert found["served_share"] > 0.9
+    shares = [own["best_server_share"] for own in found["cells"].values()]
+    assert sum(shares) == pytest.approx(found["served_share"], abs=0.01)
+    with rasterio.open(found["files"]["network"]) as file:
+        assert file.descriptions[0] == "best_server_index" and file.count == 7
+    assert "Who serves where" in (tmp_path / "report.html").read_text()
+    text = refused(
+        "network", tiny_osm, reports, "--fewest", 60, "--drop-outside", "--out", tmp_path
+    )
+    assert "no radio cell" in text and "lower --fewest" in text
+
+
 def test_evaluate_scores_methods_on_one_truth(tiny_osm, tmp_path):
     world = ("--size", 40, "--spacing", 2, "--kp", 0.3, "--seed", 3)
     methods = ("-m", "kriging", "-m", "nearest:default")

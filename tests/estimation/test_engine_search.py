@@ -101,3 +101,45 @@ def test_those_apart_are_apart():
 
     chosen = apart([one(east) for east in (0.0, 1.0, 7.0, 8.0, 20.0)], 3, 5.0)
     assert [item.ground_m[0, 0] for item in chosen] == [0.0, 7.0, 20.0]
+
+
+def two_heard(town, *, count=400, noise_db=2.0):
+    """Reports of two transmitters of one cell."""
+    numbers = PropagationParameters(n_los=2.1, n_nlos=3.0, n_bend=1.5)
+    both = (TRUE, Transmitter((25.5, 22.5, 6.0), 2.6e9))
+    truth = DominantPath(town, numbers).trace(both)
+    power = np.where(truth.valid, 10.0 ** (0.1 * np.nan_to_num(truth.path_gain_db)), 0.0).sum(0)
+    draw = np.random.default_rng(0)
+    seen = (power > 0.0) & town.site.free
+    cell = draw.choice(np.flatnonzero(seen), count, replace=False)
+    heard = 10.0 * np.log10(power.ravel()[cell]) + noise_db * draw.standard_normal(count)
+    place = GRID.centres_m().reshape(-1, 2)[cell]
+    return engine.EngineSearch(
+        town.site,
+        place,
+        heard,
+        np.full(count, noise_db),
+        level_std_db=0.0,
+        floor_db=-147.0,
+        config=engine.SearchConfig(),
+    )
+
+
+def test_two_transmitters_are_found_where_one_does_not_explain(town):
+    search = two_heard(town)
+    found = search.find(np.array([[-30.0, 0.0], [20.0, 20.0]]), np.random.default_rng(1))
+    assert len(found.pool[0].sources) == 2 and len(found.places()) == 2
+    true = np.array([[-20.5, -10.5], [25.5, 22.5]])
+    gap = np.hypot(*np.moveaxis(true[:, None] - found.pool[0].ground_m, -1, 0))
+    assert min(np.trace(gap), np.trace(gap[::-1])) < 16.0
+    base, terms = search.map_about(found.pool[0])
+    assert base.shape == GRID.shape and len(terms) == 2 * len(found.pool[0].value[0])
+    members, _ = found.members(8, np.random.default_rng(0))
+    near = [np.hypot(*(one.ground_m - found.pool[0].ground_m).T).max() for one in members]
+    assert np.median(near) < 20.0  # sources keep their order
+
+
+def test_one_transmitter_stays_one(town):
+    search, _, _ = a_search(town)
+    found = search.find(np.array([[-30.0, 0.0]]), np.random.default_rng(1))
+    assert len(found.pool[0].sources) == 1 and len(found.places()) == 1

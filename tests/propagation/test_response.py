@@ -9,7 +9,14 @@ from hertzmap.core.grid import Grid
 from hertzmap.core.types import AntennaPattern, Transmitter
 from hertzmap.propagation.dominant_path import DominantPath, Environment, one_metre_loss_db
 from hertzmap.propagation.parameters import PropagationParameters
-from hertzmap.propagation.response import TERMS, Response, fill_gaps, term_belief
+from hertzmap.propagation.response import (
+    TERMS,
+    Response,
+    fill_gaps,
+    joint_belief,
+    summed_gain,
+    term_belief,
+)
 from hertzmap.scenes.synthetic import city
 
 GRID = Grid(80, 80, 1.0, (-40.0, -40.0))
@@ -138,3 +145,39 @@ def test_patterns_do_not_enter_the_layers(town):
     sector = replace(LOW, pattern=AntennaPattern("sector"), yaw_rad=1.0)
     plain, aimed = (DominantPath(town).layers_of(one) for one in (LOW, sector))
     np.testing.assert_array_equal(plain.bend_db, aimed.bend_db)
+
+
+def test_powers_of_two_transmitters_add_and_the_slope_is_the_derivative(town):
+    engine = DominantPath(town, NUMBERS)
+    other = Transmitter((15.5, 12.5, 6.0))
+    cell = np.flatnonzero(town.site.free)[::37]
+    both = [Response.of(fill_gaps(engine.layers_of(t)).at(cell)) for t in (LOW, other)]
+    value = np.stack([values(NUMBERS, LOW.carrier_hz)] * 2)
+    gain, slope = summed_gain(both, value, FLOOR_DB)
+    each = [one.gain(own, FLOOR_DB)[0] for one, own in zip(both, value, strict=True)]
+    power = sum(10.0 ** (0.1 * one) for one in each)
+    np.testing.assert_allclose(gain, 10.0 * np.log10(power), atol=1e-9)
+    assert slope.shape == (2 * len(TERMS), len(cell))
+    for k in (0, 3, len(TERMS), len(TERMS) + 4):
+        step = np.zeros(value.size)
+        step[k] = 1e-4
+        high, low = (
+            summed_gain(both, value + sign * step.reshape(value.shape), FLOOR_DB)[0]
+            for sign in (1, -1)
+        )
+        np.testing.assert_allclose((high - low) / 2e-4, slope[k], atol=1e-5)
+
+
+def test_one_transmitter_alone_is_as_before(town):
+    response = Response.of(fill_gaps(DominantPath(town, NUMBERS).layers_of(LOW)))
+    value = values(NUMBERS, LOW.carrier_hz)
+    alone = summed_gain([response], value[None], FLOOR_DB)
+    np.testing.assert_array_equal(alone[0], response.gain(value, FLOOR_DB)[0])
+
+
+def test_a_joint_belief_keeps_both_apart():
+    one = term_belief(directional=False)
+    both = joint_belief([one, one])
+    count = len(TERMS)
+    np.testing.assert_array_equal(both.covariance[:count, :count], one.covariance)
+    assert not both.covariance[:count, count:].any()

@@ -496,6 +496,23 @@ def bench_knobs(
     _list(maps.run(["default"], out, method or list(maps.KNOBS), None, limit, "test", 1))
 
 
+@bench.command("figures")
+def bench_figures(
+    results: Annotated[Path, typer.Option(help="Folder of the result files.")] = Path("results"),
+    out: Out = Path("docs/images"),
+) -> None:
+    """Draw PSNR and SSIM of all methods over report rate, SNR and drift, from the result files."""
+    from hertzmap.apps import plots
+    from hertzmap.benchmarks import render
+
+    written = []
+    for metric, label in (("psnr_db", "PSNR [dB], free cells"), ("ssim", "SSIM, free cells")):
+        factors, curves = render.sweeps(results, metric)
+        written.append(out / f"sweep-{metric.removesuffix('_db')}.png")
+        plots.save(plots.sweep_figure(factors, curves, label), written[-1])
+    _list(tuple(written))
+
+
 @bench.command("tables")
 def bench_tables() -> None:
     """Render the documents' tables from the result files."""

@@ -276,6 +276,48 @@ def error_figure(
     return figure
 
 
+def sweep_figure(
+    axes_of: Mapping[str, Sequence[float]],
+    curves: Mapping[str, Mapping[str, Sequence[tuple[float, float] | None]]],
+    label: str,
+) -> Figure:
+    """One metric of several methods over each factor of the benchmark, with standard errors.
+
+    Args:
+        axes_of: factor, e.g. ``SNR [dB]``, to the values it takes.
+        curves: method to factor to (mean, standard error) at each value; None where not run.
+        label: the metric with its unit.
+    """
+    figure = _figure(WIDTH_IN, 3.6)
+    panels = figure.subplots(1, len(axes_of), sharey=True)
+    for axes, (factor, values) in zip(np.atleast_1d(panels), axes_of.items(), strict=True):
+        for k, (method, of_factor) in enumerate(curves.items()):
+            points = [
+                (x, *found)
+                for x, found in zip(values, of_factor[factor], strict=True)
+                if found is not None
+            ]
+            if points:
+                x, mean, error = np.array(points).T
+                colour = _SERVERS[k % len(_SERVERS)]
+                style = "-" if k < 3 else "--"
+                axes.errorbar(
+                    x, mean, error, color=colour, ls=style, marker="o", ms=3.5, lw=1.4, label=method
+                )
+        if factor.startswith("kp"):
+            axes.set_xscale("log")
+        axes.set_xlabel(factor, fontsize=8.5)
+        axes.tick_params(labelsize=8)
+        axes.grid(visible=True, color="#e4e6ea", lw=0.6)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    first = np.atleast_1d(panels)[0]
+    first.set_ylabel(label, fontsize=8.5)
+    handles, names = first.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=6, fontsize=8, frameon=False)
+    return figure
+
+
 def prior_figure(
     rows: Sequence[Mapping[str, Float[np.ndarray, "rows cols"]]],
     free: Sequence[Bool[np.ndarray, "rows cols"]],

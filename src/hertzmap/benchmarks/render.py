@@ -181,6 +181,35 @@ def _record(metric: str) -> Callable[[Path], str]:
     return make
 
 
+def sweeps(
+    folder: Path, metric: str
+) -> tuple[dict[str, tuple[float, ...]], dict[str, dict[str, list[tuple[float, float] | None]]]]:
+    """Values of each factor of the paper's grid, and each method's (mean, error) at them.
+
+    Args:
+        folder: the folder of all results.
+        metric: e.g. ``psnr_db``.
+    """
+    factors: dict[str, dict[float, str]] = {
+        "kp (reports per outdoor cell)": {0.005: "kp-0.005", 0.01: "kp-0.01", 0.05: "default",
+                                          0.1: "kp-0.1"},
+        "SNR [dB]": {0.0: "snr-0", 1.0: "snr-1", 5.0: "default", 10.0: "snr-10"},
+        "drift per axis [m]": {0.0: "drift-0", 0.8: "default", 1.6: "drift-1.6",
+                               2.4: "drift-2.4", 3.2: "drift-3.2"},
+    }  # fmt: skip
+    names = OURS | {m: f"{name} (tuned)" for m, name in TUNED.items()}
+    curves: dict[str, dict[str, list[tuple[float, float] | None]]] = {}
+    for method, name in names.items():
+        curves[name] = {}
+        for factor, cells in factors.items():
+            files = [_read(folder, f"tables/{cell}") for cell in cells.values()]
+            rows = [None if found is None else found.row(method, metric) for found in files]
+            curves[name][factor] = [
+                None if row is None else (row.mean, row.se or 0.0) for row in rows
+            ]
+    return {factor: tuple(cells) for factor, cells in factors.items()}, curves
+
+
 def _ranked(found: ResultFile, methods: Sequence[str], metric: str) -> list[str]:
     """Methods of a cell from best to worst, those on fewer maps left out."""
     values = {m: row for m in methods if (row := found.row(m, metric))}
