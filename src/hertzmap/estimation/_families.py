@@ -1,6 +1,7 @@
 """Families of candidates: a Gaussian process about each of several maps, and their mixture."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -19,7 +20,13 @@ from hertzmap.estimation._gaussian_process import (
     fit,
 )
 from hertzmap.estimation._path_loss import PathLossConfig, infer_site, trend_terms
-from hertzmap.estimation._stacking import Family, GapErrors, square_blocks, typical_gap_m
+from hertzmap.estimation._stacking import (
+    THREADS,
+    Family,
+    GapErrors,
+    square_blocks,
+    typical_gap_m,
+)
 from hertzmap.estimation._supposed import Supposed
 from hertzmap.measurement.operator import DriftOperator
 
@@ -107,7 +114,8 @@ class Conditioning:
         reference_dbm: float,
     ) -> Family:
         """Maps of the dominant-path engine from supposed transmitters."""
-        about = [search.map_about(one) for one in supposed]
+        with ThreadPoolExecutor(THREADS) as pool:
+            about = list(pool.map(search.map_about, supposed))
         family = self.maps(
             reference_dbm + np.stack([gain for gain, _ in about]),
             np.stack([terms for _, terms in about]),
@@ -159,12 +167,16 @@ def agreed(
     Returns:
         Maps [dBm], deviations [dB] and log weights of the members.
     """
-    members, mean, spread = [], [], []
-    for family in families:
-        maps = family.maps_dbm(grid, np.arange(len(family.log_weight)))
-        members.append(maps)
-        mean.append(np.tensordot(np.exp(family.log_weight), maps, 1))
-        spread.append(family.deviation_db(grid))
+    with ThreadPoolExecutor(THREADS) as pool:
+        spreads = pool.map(lambda family: family.deviation_db(grid), families)
+        every = pool.map(
+            lambda family: family.maps_dbm(grid, np.arange(len(family.log_weight))), families
+        )
+        members, spread = list(every), list(spreads)
+    mean = [
+        np.tensordot(np.exp(family.log_weight), maps, 1)
+        for family, maps in zip(families, members, strict=True)
+    ]
     median = weighted_median(np.stack(mean), shares)
     moves = [median - one for one in mean]
     weights = [np.log(share) + one.log_weight for share, one in zip(shares, families, strict=True)]

@@ -11,6 +11,7 @@ width of the blocks and the pseudo-block are ours.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import final
 
@@ -24,7 +25,8 @@ from hertzmap.estimation._gaussian_process import GaussianProcess, left_out, mea
 PSEUDO_BLOCKS = 1.0
 """Blocks, for each family, that count as predicted best by it: few blocks keep weights alike."""
 
-
+THREADS = 2
+"""Families that are worked on at a time; the answer does not depend on it."""
 FACTOR_STD = 0.5
 """Prior standard deviation of the logarithm of the factor on the spread."""
 
@@ -100,7 +102,8 @@ class GapErrors:
         """Leave each block out in turn; of a single block nothing can be said."""
         if block.max(initial=0) == 0:
             return cls(families, block, [], [])
-        found = [left_out(family.processes, block) for family in families]
+        with ThreadPoolExecutor(THREADS) as pool:
+            found = list(pool.map(lambda family: left_out(family.processes, block), families))
         return cls(families, block, [one for one, _ in found], [one for _, one in found])
 
     def log_shares(self) -> Float[np.ndarray, " families"]:
