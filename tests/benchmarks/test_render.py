@@ -113,3 +113,16 @@ def test_the_campus_has_a_row_for_each_share_and_method(tmp_path):
     assert len(lines) == 2 + 4 + 2
     assert "| 10 % |" in lines[2] and "-1.50 (-2.00 to -1.00)" in lines[2]
     assert lines[3].split("|")[4].strip() == "–"
+
+
+def test_measured_cases_name_splits_and_the_best_tuned_baseline(tmp_path):
+    rows = tuple(
+        ResultRow(method, "rmse_db@10", "dB", mean, 0.5, 4)
+        for method, mean in ((HEADLINE, 7.0), ("kriging:tuned", 9.0), ("kriging:path_loss", 8.0))
+    )
+    gap = PairedDifference(HEADLINE, "kriging:path_loss", "rmse_db@10", "dB", -1.0, -1.5, -0.5, 4)
+    header = {"settings": {"shares": [0.1]}, "runs": {HEADLINE: 12}}
+    found = ResultFile(header, rows, (gap,))
+    results.write(tmp_path / "results" / "mismatch" / "utah.json", found)
+    text = render.table("measured", tmp_path / "results")
+    assert "| utah, 10 % known | 12 | 7.00 | Kriging (path loss) | 8.00 | -1.00" in text

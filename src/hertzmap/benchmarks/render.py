@@ -385,6 +385,7 @@ def _measured(folder: Path) -> str:
             rows.append(
                 [
                     f"{title}, {round(100 * share)} % known",
+                    f"{found.header['runs'][ours] // len(found.header['settings']['shares'])}",
                     f"{mine.mean:.2f}",
                     method_title(best),
                     f"{rivals[best]:.2f}",
@@ -394,6 +395,7 @@ def _measured(folder: Path) -> str:
             )
     head = [
         "case",
+        "splits",
         "combined, RMSE [dB]",
         "best tuned baseline",
         "its RMSE [dB]",
@@ -401,7 +403,11 @@ def _measured(folder: Path) -> str:
         "coverage of 50 %",
         "coverage of 90 %",
     ]
-    return _markdown(head, rows) if rows else _NOT_RUN
+    note = (
+        "<sub>Differences are paired on identical splits; where a baseline ran on more splits, its "
+        "RMSE is over those.</sub>"
+    )
+    return f"{_markdown(head, rows)}\n\n{note}" if rows else _NOT_RUN
 
 
 def _speed(folder: Path) -> str:
