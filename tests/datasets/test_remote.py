@@ -66,7 +66,7 @@ def test_a_file_outside_the_manifest_cannot_be_verified(folder):
 @pytest.mark.usefixtures("folder")
 def test_every_bundled_file_is_in_the_manifest_and_whole():
     files = bundled_files()
-    assert len(files) == 10 + 2 + 13
+    assert len(files) == 10 + 2 + 13 + 1
     for path in files:
         name = path.relative_to(remote.BUNDLED).as_posix()
         assert remote.verify(name) == path
