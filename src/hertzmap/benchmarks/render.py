@@ -416,7 +416,14 @@ def _speed(folder: Path) -> str:
     if found is None:
         return _NOT_RUN
     rows = [
-        [method_title(method), *(_value(found, method, metric) for metric in _COSTS)]
+        [
+            method_title(method),
+            *(
+                f"{row.mean:.{0 if metric == 'peak_rss_mib' else 2}f}"
+                for metric in _COSTS
+                if (row := found.row(method, metric))
+            ),
+        ]
         for method in found.methods()
     ]
     head = ["method", *(_title(metric) for metric in _COSTS)]
