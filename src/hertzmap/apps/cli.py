@@ -259,6 +259,12 @@ def network(
     overlapping: Annotated[int, typer.Option(min=2, help="So many of them are overlap.")] = 3,
     fewest: Annotated[int, typer.Option(min=3, help="Reports a radio cell needs.")] = 20,
     most_cells: Annotated[int, typer.Option(min=1, help="At most so many radio cells.")] = 12,
+    noise_db: Annotated[
+        float | None, typer.Option(help="Value noise of rows that state none [dB]; 4.")
+    ] = None,
+    drift_std_m: Annotated[
+        float | None, typer.Option(help="Drift per axis of rows that state none [m]; 3.")
+    ] = None,
     value: Annotated[str | None, typer.Option(help="Power column, if several.")] = None,
     reports_crs: Annotated[
         str | None, typer.Option(help="CRS of east_m, north_m; local metres without it.")
@@ -276,12 +282,15 @@ def network(
     """Map every radio cell of a table: best server, overlap, a GeoTIFF of each, HTML report."""
     from hertzmap.apps import jobs
     from hertzmap.apps.network import network as run
+    from hertzmap.datasets import interchange
 
     options = jobs.EstimateOptions(
         method=_with_preset(method, preset),
         spacing_m=spacing,
         margin_m=margin,
         threshold_dbm=threshold_dbm,
+        noise_db=interchange.NOISE_DB if noise_db is None else noise_db,
+        drift_std_m=interchange.DRIFT_STD_M if drift_std_m is None else drift_std_m,
         value=value,
         reports_crs=reports_crs,
         outside="drop" if drop_outside else "error",

@@ -385,7 +385,7 @@ def estimate(
         site,
         seed=seed,
         folder=out / "tiles",
-        name=options.method,
+        name=method_tools.fingerprint(estimator),
         progress=tell,
     )
     seconds = time.perf_counter() - started

@@ -72,7 +72,13 @@ def network(
         own = reports.select(reports.cell_id == cell)
         tell(f"radio cell {cell} ({number} of {len(chosen)}), {len(own)} reports")
         posteriors[f"{cell}"] = estimate_area(
-            estimator, own, site, seed=seed, folder=out / "tiles", name=options.method
+            estimator,
+            own,
+            site,
+            seed=seed,
+            folder=out / "tiles",
+            name=method_tools.fingerprint(estimator),
+            progress=tell,
         )
     seconds = time.perf_counter() - started
     tell("best server and overlap")
@@ -179,7 +185,9 @@ def _page(
         f"{summary['seconds']:.0f} s.",
     )
     if left:
-        text += (f"Left out for want of reports: {', '.join(left)}.",)
+        text += (
+            f"Left out, as they have too few reports or are beyond the {len(view.names)} with most: {', '.join(left)}.",
+        )
     section = Section("Who serves where", text, (picture, table), facts)
     return Page(
         f"Network of {scene.name}",

@@ -54,7 +54,9 @@ PROTOCOL = (
     "Of record: psnr_db, ssim, nmse, rmse_db, mae_db, crps_db and coverage on free cells, walls "
     "zeroed for every method. paper_*: whole map, walls included. Fixed scale of -147 to -47.84 "
     "dB. All methods see identical reports. Mean over report seeds, then over maps; differences "
-    "are paired on identical reports."
+    "are paired on identical reports. Of several transmitters that a method finds the nearest one "
+    "to the true one is scored; `transmitters` counts them. transmitter_error_median_m is the "
+    "median over all runs."
 )
 """What the numbers of a cell mean; stands in every result file."""
 _ERROR_BARS = {
@@ -421,6 +423,12 @@ def _rows(cell: str, method: str, chosen: list[Run]) -> list[ResultRow]:
                 ),
             )
         )
+    errors = [
+        e.metrics["transmitter_error_m"] for e in chosen if "transmitter_error_m" in e.metrics
+    ]
+    if errors:
+        middle = round(float(np.median(errors)), 6)
+        rows.append(ResultRow(method, "transmitter_error_median_m", "m", middle, None, len(errors)))
     return rows
 
 

@@ -410,6 +410,20 @@ def _measured(folder: Path) -> str:
     return f"{_markdown(head, rows)}\n\n{note}" if rows else _NOT_RUN
 
 
+def _transmitter(folder: Path) -> str:
+    """Where the default says that the transmitter stands, by cell."""
+    rows = []
+    for cell in (*dict.fromkeys(PRINTED_ROWS.values()), *RADIOMAPSEER_ROWS):
+        found = _read(folder, f"tables/{cell}")
+        middle = found and found.row("combined:default", "transmitter_error_median_m")
+        held = found and found.row("combined:default", "transmitter_in90")
+        if middle and held:
+            share = f"{held.mean:.2f}" + ("" if held.se is None else f" ± {held.se:.2f}")
+            rows.append([cell, f"{held.n}", f"{middle.n}", f"{middle.mean:.1f}", share])
+    head = ["cell", "maps", "runs", "median error [m]", "90 % region holds"]
+    return _markdown(head, rows) if rows else _NOT_RUN
+
+
 def _speed(folder: Path) -> str:
     """Time and memory of each method, side by side."""
     found = _read(folder, "speed/estimators")
@@ -451,6 +465,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "mismatch": _mismatch,
     "measured": _measured,
     "speed": _speed,
+    "transmitter": _transmitter,
 }
 """Tables by name, each made from the folder of results."""
 

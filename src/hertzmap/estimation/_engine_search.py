@@ -208,10 +208,11 @@ class EngineSearch:
             if misfit > np.mean(self.noise_db**2 / self.variance):
                 pairs = self._judged(self._pairs(found.pool, draw), threads)
                 alone = found.pool[0].log_evidence
-                if max(one.log_evidence for one in pairs) > alone + PAIR_HINT:
+                if max((one.log_evidence for one in pairs), default=-np.inf) > alone + PAIR_HINT:
                     both = self._searched(pairs, config.pair_rounds, threads, draw)
                     gained = (both.pool[0].log_evidence - alone) / max(misfit, 1.0)
                     found = both if gained > PAIR_PAYS * np.log(len(self.gain_db)) else found
+        self._read.cache_clear()
         return found
 
     def _judged(self, asked: Sequence[np.ndarray], threads: ThreadPoolExecutor) -> list[Supposed]:

@@ -5,11 +5,13 @@ Given a map, report i was taken at node j of its drift with probability
     gamma_ij  ~  omega_ij N(y_i; v_ij, s_i^2 + t_i^2),
 
 with ``v_ij`` the map's value there, ``s_i`` the noise and ``t_i`` the map's own spread. Averaged
-over the candidates of a posterior this gives de-drifted places with their uncertainty, and, by
-expectation maximisation, one factor on all stated noise and one on all stated drift.
+over the candidates of a posterior this gives de-drifted places with their uncertainty. One factor
+on all stated noise and one on all stated drift are those of highest posterior density, summed over
+nodes; expectation maximisation has the same fixed points but creeps where the map's own spread
+outweighs the noise, hence a direct search.
 
 Source: Cervone and Pillai, Gaussian process regression with location errors (2015), for places as
-unknowns; the steps are those of a mixture's expectation maximisation (Dempster, Laird, Rubin 1977).
+unknowns. The log-normal beliefs about the factors are ours.
 """
 
 from dataclasses import dataclass
@@ -169,7 +171,7 @@ class _Nodes:
 
 
 def _fitted(nodes: _Nodes, *, fit_noise: bool, fit_drift: bool) -> tuple[float, float]:
-    """The factors on noise and drift of highest likelihood, each 1 where it is not asked for."""
+    """Factors on noise and drift of highest posterior density; 1 where one is not asked for."""
     free = np.array([fit_noise, fit_drift])
     if not free.any():
         return 1.0, 1.0

@@ -185,6 +185,8 @@ def _digest(reports: Reports, part: SceneRaster, seed: int, name: str) -> str:
     digest = hashlib.sha256(f"{name} {seed} {part.grid} {reports.reference_dbm}".encode())
     for one in (reports.reported_m, reports.power_dbm, reports.noise_db, reports.drift_cov_m2):
         digest.update(np.ascontiguousarray(one).tobytes())
+    if reports.device_id is not None:
+        digest.update(np.ascontiguousarray(reports.device_id).tobytes())
     for one in (part.height_m, part.free):
         digest.update(np.ascontiguousarray(one).tobytes())
     return digest.hexdigest()[:16]
