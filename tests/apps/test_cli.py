@@ -269,3 +269,8 @@ def test_benchmarks_and_training_get_their_options(monkeypatch, tmp_path):
     assert seen["train"][1]["stages"] == ("prior",) and "tables" in seen
     assert seen["release"][0] == (tmp_path, tmp_path / "weights")
     assert "no training stage 'post'" in refused("train", "--stage", "post")
+
+
+def test_the_help_keeps_its_units():
+    text = " ".join(done("network", "--help").stdout.split())
+    assert "Side of a cell [m]." in text or "cell [m]" in text

@@ -42,12 +42,15 @@ class _Commands(TyperGroup):
 
 app = typer.Typer(
     cls=_Commands,
+    rich_markup_mode="markdown",  # as markup, units like [m] would vanish from the help
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     help="Radio maps from sparse, noisy, misplaced signal reports and a map of buildings.",
 )
 bench = typer.Typer(
-    no_args_is_help=True, help="Benchmarks; resumable, results go to the results folder."
+    rich_markup_mode="markdown",
+    no_args_is_help=True,
+    help="Benchmarks; resumable, results go to the results folder.",
 )
 app.add_typer(bench, name="bench")
 
@@ -76,6 +79,21 @@ SigmaDb = Annotated[
 ]
 DriftM = Annotated[float, typer.Option("--drift-m", help="Drift of the reports per axis [m].")]
 Rate = Annotated[float, typer.Option("--kp", help="Reports per outdoor cell.")]
+ReportTableFile = Annotated[Path, typer.Argument(help="Reports: .csv, .csv.gz or .parquet.")]
+Method = Annotated[str, typer.Option("--method", "-m", help="Method; see `hertzmap methods`.")]
+Preset = Annotated[str | None, typer.Option(help="Preset; the first by default.")]
+Margin = Annotated[float, typer.Option(help="Ground around the reports to map [m].")]
+NoiseDb = Annotated[float | None, typer.Option(help="Value noise of rows that state none [dB]; 4.")]
+DriftStdM = Annotated[
+    float | None, typer.Option(help="Drift per axis of rows that state none [m]; 3.")
+]
+Value = Annotated[str | None, typer.Option(help="Power column, if several.")]
+ReportsCrs = Annotated[
+    str | None, typer.Option(help="CRS of east_m, north_m; local metres without it.")
+]
+DropOutside = Annotated[
+    bool, typer.Option("--drop-outside", help="Leave out reports outside the map.")
+]
 Methods = Annotated[
     list[str] | None,
     typer.Option("--method", "-m", help="name:preset[:option=value,...]; repeat for several."),
@@ -186,31 +204,21 @@ def simulate(
 @app.command()
 def estimate(
     osm: Extract,
-    reports: Annotated[Path, typer.Argument(help="Reports: .csv, .csv.gz or .parquet.")],
+    reports: ReportTableFile,
     cell: Annotated[int | None, typer.Option(help="Radio cell, if there are several.")] = None,
-    method: Annotated[
-        str, typer.Option("--method", "-m", help="Method; see `hertzmap methods`.")
-    ] = "combined",
-    preset: Annotated[str | None, typer.Option(help="Preset; the first by default.")] = None,
+    method: Method = "combined",
+    preset: Preset = None,
     spacing: Spacing = 2.0,
-    margin: Annotated[float, typer.Option(help="Ground around the reports to map [m].")] = 60.0,
+    margin: Margin = 60.0,
     threshold_dbm: Annotated[float, typer.Option(help="Map P(power > this) [dBm].")] = -100.0,
-    noise_db: Annotated[
-        float | None, typer.Option(help="Value noise of rows that state none [dB]; 4.")
-    ] = None,
-    drift_std_m: Annotated[
-        float | None, typer.Option(help="Drift per axis of rows that state none [m]; 3.")
-    ] = None,
-    value: Annotated[str | None, typer.Option(help="Power column, if several.")] = None,
-    reports_crs: Annotated[
-        str | None, typer.Option(help="CRS of east_m, north_m; local metres without it.")
-    ] = None,
+    noise_db: NoiseDb = None,
+    drift_std_m: DriftStdM = None,
+    value: Value = None,
+    reports_crs: ReportsCrs = None,
     reference_dbm: Annotated[
         float | None, typer.Option(help="Power per resource element [dBm], if known.")
     ] = None,
-    drop_outside: Annotated[
-        bool, typer.Option("--drop-outside", help="Leave out reports outside the map.")
-    ] = False,
+    drop_outside: DropOutside = False,
     box: Box = None,
     centre: Centre = None,
     radius: Radius = None,
@@ -245,13 +253,11 @@ def estimate(
 @app.command()
 def network(
     osm: Extract,
-    reports: Annotated[Path, typer.Argument(help="Reports: .csv, .csv.gz or .parquet.")],
-    method: Annotated[
-        str, typer.Option("--method", "-m", help="Method; see `hertzmap methods`.")
-    ] = "combined",
-    preset: Annotated[str | None, typer.Option(help="Preset; the first by default.")] = None,
+    reports: ReportTableFile,
+    method: Method = "combined",
+    preset: Preset = None,
     spacing: Spacing = 2.0,
-    margin: Annotated[float, typer.Option(help="Ground around the reports to map [m].")] = 60.0,
+    margin: Margin = 60.0,
     threshold_dbm: Annotated[float, typer.Option(help="A cell serves above this [dBm].")] = -100.0,
     margin_db: Annotated[
         float, typer.Option(help="Servers this near to the strongest could serve as well [dB].")
@@ -259,19 +265,11 @@ def network(
     overlapping: Annotated[int, typer.Option(min=2, help="So many of them are overlap.")] = 3,
     fewest: Annotated[int, typer.Option(min=3, help="Reports a radio cell needs.")] = 20,
     most_cells: Annotated[int, typer.Option(min=1, help="At most so many radio cells.")] = 12,
-    noise_db: Annotated[
-        float | None, typer.Option(help="Value noise of rows that state none [dB]; 4.")
-    ] = None,
-    drift_std_m: Annotated[
-        float | None, typer.Option(help="Drift per axis of rows that state none [m]; 3.")
-    ] = None,
-    value: Annotated[str | None, typer.Option(help="Power column, if several.")] = None,
-    reports_crs: Annotated[
-        str | None, typer.Option(help="CRS of east_m, north_m; local metres without it.")
-    ] = None,
-    drop_outside: Annotated[
-        bool, typer.Option("--drop-outside", help="Leave out reports outside the map.")
-    ] = False,
+    noise_db: NoiseDb = None,
+    drift_std_m: DriftStdM = None,
+    value: Value = None,
+    reports_crs: ReportsCrs = None,
+    drop_outside: DropOutside = False,
     box: Box = None,
     centre: Centre = None,
     radius: Radius = None,

@@ -185,9 +185,8 @@ def _page(
         f"{summary['seconds']:.0f} s.",
     )
     if left:
-        text += (
-            f"Left out, as they have too few reports or are beyond the {len(view.names)} with most: {', '.join(left)}.",
-        )
+        why = f"for want of reports or beyond the {len(view.names)} with most"
+        text += (f"Left out {why}: {', '.join(left)}.",)
     section = Section("Who serves where", text, (picture, table), facts)
     return Page(
         f"Network of {scene.name}",
