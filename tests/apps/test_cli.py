@@ -133,18 +133,33 @@ def test_an_estimate_moves_reports_and_says_where_to_measure_next(tiny_osm, tmp_
     assert found["transmitters"] == []
 
 
-def test_network_maps_every_radio_cell(tiny_osm, tmp_path, reports_csv):
+def test_network_maps_every_radio_cell(tiny_osm, tmp_path, reports_csv, lonlat_of):
     def two_cells(table):
         other = table.assign(pci=9, rsrp_dbm=-160.0 - table.rsrp_dbm)
-        return pd.concat([table, other, table.iloc[:4].assign(pci=3)])
+        lon, lat = lonlat_of(np.zeros((1, 2)))[0]  # in the middle house
+        indoors = table.iloc[:25].assign(pci=5, lon=lon, lat=lat)
+        return pd.concat([table, other, indoors, table.iloc[:4].assign(pci=3)])
 
     grid = ("--spacing", 2, "--margin", 0, "--drop-outside")
     reports = reports_csv(two_cells)
     result = done(
-        "network", tiny_osm, reports, "-m", "kriging", *grid, "--out", tmp_path, "--json", "-"
+        "network",
+        tiny_osm,
+        reports,
+        "-m",
+        "kriging",
+        *grid,
+        "--drift-std-m",
+        0.2,
+        "--out",
+        tmp_path,
+        "--json",
+        "-",
     )
     found = json.loads(result.stdout)
-    assert set(found["cells"]) == {"7", "9"} and found["left_out"] == {"3": 4}
+    assert set(found["cells"]) == {"7", "9"} and set(found["left_out"]) == {"3", "5"}
+    assert found["left_out"]["3"] == "4 reports, fewer than 20"
+    assert "at least 3 are needed" in found["left_out"]["5"]
     assert found["served_share"] > 0.9
     shares = [own["best_server_share"] for own in found["cells"].values()]
     assert sum(shares) == pytest.approx(found["served_share"], abs=0.01)

@@ -87,4 +87,4 @@ def test_it_resumes_and_aggregates(tmp_path):
     assert gap is not None
     assert other is not None
     assert gap.mean == pytest.approx(other.mean - row.mean)
-    assert campus.table(result, CONFIG).row_count == 2
+    assert campus.table(result, CONFIG, "Campus").row_count == 2

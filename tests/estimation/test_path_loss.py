@@ -10,6 +10,7 @@ from hertzmap.estimation._gaussian_process import (
     Hyperparameters,
     Observations,
     condition,
+    thin_out,
 )
 
 CONFIG = pl.PathLossConfig(spacing_m=20.0, outside_m=40.0)
@@ -69,7 +70,9 @@ def test_the_evidence_of_all_sites_is_each_one_alone():
 def test_it_finds_the_side_the_site_is_on(source):
     site = campus()
     seen = reports_about(source, site, 40)
-    belief = pl.infer_site(seen, site, CONFIG, FitConfig(), np.random.default_rng(0))
+    belief = pl.infer_site(
+        seen, thin_out(seen, 300, np.random.default_rng(0)), site, CONFIG, FitConfig()
+    )
     weight = np.exp(belief.log_weight - logsumexp(belief.log_weight))
     error = np.linalg.norm(weight @ belief.site_m - np.array(source))
     assert error < 35.0
@@ -83,7 +86,9 @@ def test_it_beats_a_constant_mean_where_reports_are_few():
     errors = []
     for seed in range(3):
         seen = reports_about((30.0, 30.0), site, 12, seed=seed)
-        belief = pl.infer_site(seen, site, CONFIG, FitConfig(), np.random.default_rng(0))
+        belief = pl.infer_site(
+            seen, thin_out(seen, 300, np.random.default_rng(0)), site, CONFIG, FitConfig()
+        )
         maps, spreads = belief.maps_db(site, CONFIG)
         weight = np.exp(belief.log_weight - logsumexp(belief.log_weight))
         mean = np.einsum("k,krc->rc", weight, maps).ravel()

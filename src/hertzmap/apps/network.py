@@ -48,7 +48,7 @@ def network(
         tell: called with what is done next.
 
     Raises:
-        ReportsError: if the table names no radio cells, or none has enough reports.
+        ReportsError: if the table names no radio cells, or none of them carries a map.
     """
     tell("reading reports")
     reports = read_table(scene, table, replace(options, cell=None))
@@ -68,18 +68,32 @@ def network(
     estimator = method_tools.build(options.method)
     started = time.perf_counter()
     posteriors: dict[str, MapPosterior] = {}
+    left = {
+        f"{cell}": f"{size} reports, fewer than {fewest}"
+        if size < fewest
+        else f"beyond the {most_cells} with most reports"
+        for cell, size in count.items()
+        if cell not in chosen
+    }
     for number, cell in enumerate(chosen, start=1):
         own = reports.select(reports.cell_id == cell)
         tell(f"radio cell {cell} ({number} of {len(chosen)}), {len(own)} reports")
-        posteriors[f"{cell}"] = estimate_area(
-            estimator,
-            own,
-            site,
-            seed=seed,
-            folder=out / "tiles",
-            name=method_tools.fingerprint(estimator),
-            progress=tell,
-        )
+        try:
+            posteriors[f"{cell}"] = estimate_area(
+                estimator,
+                own,
+                site,
+                seed=seed,
+                folder=out / "tiles",
+                name=method_tools.fingerprint(estimator),
+                progress=tell,
+            )
+        except ReportsError as error:
+            left[f"{cell}"] = str(error)
+            tell(f"radio cell {cell} is left out: {error}")
+    if not posteriors:
+        msg = f"no radio cell of {table} carries a map: {next(iter(left.values()))}"
+        raise ReportsError(msg)
     seconds = time.perf_counter() - started
     tell("best server and overlap")
     view = view_network(
@@ -112,7 +126,7 @@ def network(
             }
             for (name, one), best in zip(posteriors.items(), view.best_probability, strict=True)
         },
-        "left_out": {f"{cell}": size for cell, size in count.items() if cell not in chosen},
+        "left_out": left,
         "seconds": round(seconds, 2),
     }
     page = _page(summary, view, site, window(scene, site.grid, 0.0), seed)
@@ -185,8 +199,7 @@ def _page(
         f"{summary['seconds']:.0f} s.",
     )
     if left:
-        why = f"for want of reports or beyond the {len(view.names)} with most"
-        text += (f"Left out {why}: {', '.join(left)}.",)
+        text += (f"Left out: {'; '.join(f'{cell} ({why})' for cell, why in left.items())}.",)
     section = Section("Who serves where", text, (picture, table), facts)
     return Page(
         f"Network of {scene.name}",

@@ -61,10 +61,11 @@ BASELINE = "kriging:tuned"
 FEWEST_PLACES = 3
 """Known places, at least."""
 PROTOCOL = (
-    "Leave-places-out: a share of each radio cell's places is known, all reports of the other "
-    "places are scored. A map is read at a left-out report as the average over its drift, cut at "
-    "walls. rmse_db: over left-out reports; rmse_place_db: each left-out place counts once; "
-    "coverage and width: central intervals of the left-out reports with the stated noise. "
+    "Leave-places-out: a share of the places of each radio cell or receiver is known, all reports "
+    "of the other places are scored. A map is read at a left-out report as the average over its "
+    "drift, cut at walls. rmse_db: over left-out reports; rmse_place_db: each left-out place "
+    "counts once; coverage and width: central intervals of the left-out reports with the stated "
+    "noise. "
     "metric@share is the mean over radio cells of the mean over repeats, metric@share/pci one "
     "radio cell."
 )
@@ -172,13 +173,14 @@ def run_utah(
 
 
 def _run(data: Campus, config: CampusConfig, out: Path, name: str, methods: list[str]) -> Path:
+    titles = {"rsrp": "Measured campus", "utah": "Receivers in Utah"}
     log = RunLog(out / "raw" / f"{name}.jsonl")
     contestants = [Contestant(m, method_tools.build(m)) for m in methods]
-    run_splits(data, splits(data, config), contestants, log, _splits_hash(config))
+    run_splits(data, splits(data, config), contestants, log, _splits_hash(config), name)
     path = out / f"{name}.json"
     result = aggregate(config, log.read())
     results.write(path, result)
-    Console().print(table(result, config))
+    Console().print(table(result, config, titles[name]))
     return path
 
 
@@ -207,6 +209,7 @@ def run_splits(
     contestants: list[Contestant],
     log: RunLog,
     splits_hash: str,
+    name: str = "campus",
 ) -> None:
     """Run every method on every split that the log does not hold yet.
 
@@ -220,7 +223,7 @@ def run_splits(
         if (split.world, split.repeat, contestant.method, contestant.fingerprint, splits_hash)
         not in done
     ]
-    for split, contestant in track(todo, "campus"):
+    for split, contestant in track(todo, name):
         reports, place = data.of_cell(split.cell)
         known = reports.select(split.known)
         method_tools.reset_peak_memory()
@@ -298,7 +301,7 @@ def aggregate(config: CampusConfig, runs: tuple[Run, ...]) -> ResultFile:
     header = results.provenance(
         _splits_hash(config),
         PROTOCOL,
-        error_bars="se and 95 % intervals: bootstrap over the radio cells of one campus",
+        error_bars="se and 95 % intervals: bootstrap over the radio cells or receivers of one site",
         settings=asdict(config),
         same_environment=True,
         runs={name: sum(key[0] == name for key in newest) for name in names},
@@ -368,10 +371,10 @@ def _splits_hash(config: CampusConfig) -> str:
     return results.hash_of(settings)
 
 
-def table(result: ResultFile, config: CampusConfig) -> Table:
+def table(result: ResultFile, config: CampusConfig, title: str) -> Table:
     """RMSE and coverage of every method at every share, for a terminal."""
     view = Table(
-        title="Measured campus, mean over radio cells: RMSE (dB) over left-out reports / places, "
+        title=f"{title}, mean over {config.cells}: RMSE (dB) over left-out reports / places, "
         "share of reports in their 90 % interval"
     )
     view.add_column("method", overflow="fold")

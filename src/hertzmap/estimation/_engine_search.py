@@ -282,7 +282,10 @@ class EngineSearch:
             layers = self._layers(source)
         except PropagationError:
             return None
-        return source, Response.of(fill_gaps(layers).at(self.cell))
+        dark = ~(layers.street | layers.roof)
+        if dark.reshape(-1)[self.cell].any():  # only then do gaps matter here
+            layers = fill_gaps(layers)
+        return source, Response.of(layers.at(self.cell))
 
     def _layers(self, source: Source) -> GainLayers:
         k1, k2 = source.curve

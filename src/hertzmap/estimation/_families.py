@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from hertzmap.core.grid import Grid
 from hertzmap.core.types import Reports, SceneRaster
@@ -16,8 +16,9 @@ from hertzmap.estimation._gaussian_process import (
     HyperPrior,
     Observations,
     condition,
+    drawn,
     factorise,
-    fit,
+    seek,
 )
 from hertzmap.estimation._path_loss import PathLossConfig, infer_site, trend_terms
 from hertzmap.estimation._stacking import (
@@ -30,6 +31,8 @@ from hertzmap.estimation._stacking import (
 from hertzmap.estimation._supposed import Supposed
 from hertzmap.measurement.operator import DriftOperator
 
+FITTED_TO = 600
+"""Reports, at most, that the kernel about a family's maps is fitted to."""
 BLOCK_GAPS = 2.0
 """Width of a left-out block in typical gaps: its reports then lie about a gap from the others."""
 NEGLIGIBLE = 7.0
@@ -49,13 +52,16 @@ class Conditioning:
     """How the reports read a map."""
     reports: Reports
     """All of them; those that the operator kept are used."""
-    generator: np.random.Generator
-    """Draws the reports that hyper-parameters are fitted to."""
+
+    def few(self, draw: np.random.Generator, most: int = FITTED_TO) -> Int[np.ndarray, " few"]:
+        """At most so many of the kept reports, to fit hyper-parameters to."""
+        return drawn(self.operator.count, most, draw)
 
     def maps(
         self,
         mean_dbm: Float[np.ndarray, "maps rows cols"],
         terms_db: Float[np.ndarray, "maps terms rows cols"],
+        few: Int[np.ndarray, " few"],
         temperature: float = 1.0,
         *,
         deviation_db: float = HyperPrior.deviation_db,
@@ -69,24 +75,33 @@ class Conditioning:
         Args:
             mean_dbm: known part of each mean [dBm].
             terms_db: fields of its global unknowns, whitened [dB].
+            few: reports that the kernel is fitted to.
             temperature: of the evidence by which they share their weight.
             deviation_db: prior median of how far the field lies from such a mean [dB].
             log_weight: of the maps, where it is known without their evidence.
         """
-        seen = [self._residuals(*about) for about in zip(mean_dbm, terms_db, strict=True)]
+        with ThreadPoolExecutor(THREADS) as pool:
+            seen = list(pool.map(self._residuals, mean_dbm, terms_db))
         noise = np.mean([one.noise_var_db2 for one in seen], axis=0)
         seen = [replace(one, noise_var_db2=noise) for one in seen]
         prior = HyperPrior(deviation_db=deviation_db)
-        hyper = fit(seen[0], FitConfig(prior=prior, most_reports=600), self.generator)
+        told = seen[0].select(few)
+        hyper = seek(told, FitConfig(prior=prior), lambda at: condition(told, at).log_evidence)
         factor = factorise(seen[0], hyper)
-        processes = [condition(one, hyper, factor) for one in seen]
+        with ThreadPoolExecutor(THREADS) as pool:
+            processes = list(pool.map(lambda one: condition(one, hyper, factor), seen))
         evidence = np.array([process.log_evidence for process in processes]) / temperature
         weight = evidence if log_weight is None else log_weight
         weight = weight - np.logaddexp.reduce(weight)
         return Family(processes, weight, mean_dbm, list(np.moveaxis(terms_db, 1, -1)))
 
-    def path_loss(self, free: Bool[np.ndarray, "rows cols"], most_sites: int) -> Family:
-        """Kriging about path loss from supposed sites, so many of them at most."""
+    def path_loss(
+        self,
+        free: Bool[np.ndarray, "rows cols"],
+        few: Int[np.ndarray, " few"],
+        config: PathLossConfig,
+    ) -> Family:
+        """Kriging about path loss from supposed sites; the few reports weigh those."""
         operator, grid = self.operator, self.operator.grid
         seen = Observations.with_constant_mean(
             operator.mean_place_m,
@@ -95,8 +110,7 @@ class Conditioning:
             self.reports.noise_db[operator.kept] ** 2,
         )
         site = SceneRaster(grid, np.zeros(grid.shape), free)
-        config = PathLossConfig(most_sites=most_sites)
-        belief = infer_site(seen, site, config, FitConfig(), self.generator)
+        belief = infer_site(seen, seen.select(few), site, config, FitConfig())
         cells = grid.centres_m().reshape(-1, 2)
         terms = [
             trend_terms(cells, place_m, site, config).reshape(*grid.shape, -1)
@@ -111,6 +125,7 @@ class Conditioning:
         search: EngineSearch,
         supposed: Sequence[Supposed],
         log_weight: Float[np.ndarray, " supposed"],
+        few: Int[np.ndarray, " few"],
         reference_dbm: float,
     ) -> Family:
         """Maps of the dominant-path engine from supposed transmitters."""
@@ -119,6 +134,7 @@ class Conditioning:
         family = self.maps(
             reference_dbm + np.stack([gain for gain, _ in about]),
             np.stack([terms for _, terms in about]),
+            few,
             deviation_db=ENGINE_DEVIATION_DB,
             log_weight=log_weight,
         )

@@ -661,10 +661,14 @@ def fit(
 
 def thin_out(observations: Observations, most: int, generator: np.random.Generator) -> Observations:
     """At most so many of the observations, drawn without replacement, in their order."""
-    count = len(observations.value_db)
+    return observations.select(drawn(len(observations.value_db), most, generator))
+
+
+def drawn(count: int, most: int, generator: np.random.Generator) -> Int[np.ndarray, " drawn"]:
+    """At most so many of the numbers below `count`, without replacement, in their order."""
     if count <= most:
-        return observations
-    return observations.select(np.sort(generator.choice(count, most, replace=False)))
+        return np.arange(count)
+    return np.sort(generator.choice(count, most, replace=False))
 
 
 def seek(

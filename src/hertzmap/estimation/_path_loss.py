@@ -37,7 +37,6 @@ from hertzmap.estimation._gaussian_process import (
     condition,
     factorise,
     seek,
-    thin_out,
 )
 
 MOST_WORK = 20_000
@@ -118,10 +117,10 @@ class SiteBelief:
 
 def infer_site(
     observations: Observations,
+    few: Observations,
     site: SceneRaster,
     config: PathLossConfig,
     fit: FitConfig,
-    generator: np.random.Generator,
 ) -> SiteBelief:
     """Weigh supposed sites by the reports, and condition on all reports for the likely ones.
 
@@ -130,16 +129,15 @@ def infer_site(
 
     Args:
         observations: reports with a constant mean, see `observe`.
+        few: those of them that hyper-parameters and sites are weighed by.
         site: buildings.
         config: prior beliefs.
         fit: search of the hyper-parameters.
-        generator: draws the reports used for weighing.
 
     Raises:
         ReportsError: if there are fewer than three reports.
     """
     supposed_m = supposed_sites(site, config)
-    few = thin_out(observations, config.most_reports, generator)
     evidence = _evidence_of_sites(few, supposed_m, site, config)
     fit = replace(fit, prior=replace(fit.prior, deviation_db=config.deviation_db))
     hyper = seek(few, fit, lambda at: float(np.logaddexp.reduce(evidence(at))))

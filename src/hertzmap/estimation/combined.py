@@ -9,12 +9,18 @@ those are taken out first (`_devices`), and noise that reports state wrong is me
 Nothing but the reports decides.
 """
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import final
 
 import numpy as np
+from jaxtyping import Bool, Int
+from threadpoolctl import threadpool_limits
 
 from hertzmap.core.errors import ConfigError, ReportsError
+from hertzmap.core.grid import Grid
 from hertzmap.core.posteriors import MapPosterior, PositionPosterior
 from hertzmap.core.types import Reports, SceneRaster
 from hertzmap.core.units import GreyScale
@@ -23,7 +29,9 @@ from hertzmap.estimation._devices import without_offsets
 from hertzmap.estimation._engine_search import EngineSearch, SearchConfig
 from hertzmap.estimation._families import Conditioning, agreed
 from hertzmap.estimation._noise import with_fitted_noise
+from hertzmap.estimation._path_loss import PathLossConfig
 from hertzmap.estimation._rasters import pad_site
+from hertzmap.estimation._stacking import THREADS, Family
 from hertzmap.estimation._transmitter_search import PlaceConfig, TermPrior, TransmitterSearch
 from hertzmap.estimation.base import AbstractEstimator
 from hertzmap.measurement.operator import DriftOperator
@@ -111,7 +119,6 @@ class Combined(AbstractEstimator):
 
     def estimate(self, reports: Reports, site: SceneRaster, *, seed: int) -> MapPosterior:
         """See the base class; at least three reports on free ground are needed."""
-        config = self.config
         grid, free = pad_site(site)
         operator = DriftOperator.build(grid, free, reports.reported_m, reports.drift_cov_m2, q=1)
         if operator.count < 3:
@@ -120,33 +127,47 @@ class Combined(AbstractEstimator):
                 "3 are needed: check the reports' frame and the map's extent"
             )
             raise ReportsError(msg)
+        with threadpool_limits(1, user_api="blas"):  # the work is split above it
+            return self._weighed(reports, site, grid, free, operator, seed)
+
+    def _weighed(
+        self,
+        reports: Reports,
+        site: SceneRaster,
+        grid: Grid,
+        free: Bool[np.ndarray, "rows cols"],
+        operator: DriftOperator,
+        seed: int,
+    ) -> MapPosterior:
+        config = self.config
         generator = np.random.default_rng(seed)
         reports = without_offsets(reports, operator, generator)
         reports = with_fitted_noise(reports, operator, generator)
-        about = Conditioning(operator, reports, generator)
+        about = Conditioning(operator, reports)
         reference = reports.reference_dbm
         known = reference is not None
         reference = reference if reference is not None else config.offset_reference_dbm
         gain_db = reports.power_dbm[operator.kept] - reference
         noise_db = np.maximum(reports.noise_db[operator.kept], 0.5)
-        families, start_m = [], []
-        places: tuple[PositionPosterior, ...] = ()
+        level_std_db = 0.0 if known else config.offset_std_db
+        trend = PathLossConfig(most_sites=config.sites)
+        asked: list[Callable[[], Family]] = []
         if config.prior:
-            search = self._places(gain_db, noise_db, 0.0 if known else config.offset_std_db, seed)
-            means = search.conditional_means(grid, free, operator.mean_place_m, config.places)
-            families.append(
-                about.maps(
-                    reference + self.scale.to_db(means.grey),
-                    self.scale.span_db * means.terms,
-                    deviation_db=PRIOR_DEVIATION_DB,
-                )
-            )
-            start_m.append(means.place_m)
+            search = self._places(gain_db, noise_db, level_std_db, seed)
+            few = about.few(generator)
+            asked.append(partial(self._prior, search, about, few, free, reference))
         if config.path_loss:
-            sites = about.path_loss(free, config.sites)
-            families.append(sites)
-            assert sites.place_m is not None
-            start_m.append(sites.place_m[:START_SITES])
+            few = about.few(generator, trend.most_reports)
+            asked.append(partial(about.path_loss, free, few, trend))
+        with ThreadPoolExecutor(THREADS) as pool:
+            families = list(pool.map(lambda ask: ask(), asked))
+        most = [config.places.most] * config.prior + [START_SITES] * config.path_loss
+        start_m = [
+            one.place_m[:count]
+            for one, count in zip(families, most, strict=True)
+            if one.place_m is not None
+        ]
+        places: tuple[PositionPosterior, ...] = ()
         if config.engine:
             padded = SceneRaster(grid, np.zeros(grid.shape), free)
             padded.height_m[: site.grid.rows, : site.grid.cols] = site.height_m
@@ -155,14 +176,14 @@ class Combined(AbstractEstimator):
                 operator.mean_place_m,
                 gain_db,
                 noise_db,
-                level_std_db=0.0 if known else config.offset_std_db,
+                level_std_db=level_std_db,
                 floor_db=self.scale.min_db if known else -np.inf,
                 config=config.search,
             )
-            found = engine.find(np.concatenate(start_m), about.generator)
+            found = engine.find(np.concatenate(start_m), generator)
             if found.pool:  # empty where no antenna can stand
-                members = found.members(config.engines, about.generator)
-                families.append(about.engine(engine, *members, reference))
+                members = found.members(config.engines, generator)
+                families.append(about.engine(engine, *members, about.few(generator), reference))
                 places = found.places()
         gaps = about.gap_errors(families, free)
         shares = np.exp(gaps.log_shares())
@@ -176,6 +197,27 @@ class Combined(AbstractEstimator):
         maps_dbm = np.where(site.free, maps_dbm, floor_dbm)
         spread_db = np.where(site.free, spread_db * factor, 0.0)
         return MapPosterior(site.grid, maps_dbm, log_weight, spread_db, transmitters=places)
+
+    def _prior(
+        self,
+        search: TransmitterSearch,
+        about: Conditioning,
+        few: Int[np.ndarray, " few"],
+        free: Bool[np.ndarray, "rows cols"],
+        reference_dbm: float,
+    ) -> Family:
+        """The prior's conditional means given the best supposed transmitters."""
+        operator = about.operator
+        means = search.conditional_means(
+            operator.grid, free, operator.mean_place_m, self.config.places
+        )
+        family = about.maps(
+            reference_dbm + self.scale.to_db(means.grey),
+            self.scale.span_db * means.terms,
+            few,
+            deviation_db=PRIOR_DEVIATION_DB,
+        )
+        return replace(family, place_m=means.place_m)
 
     def _places(
         self, gain_db: np.ndarray, noise_db: np.ndarray, offset_std_db: float, seed: int

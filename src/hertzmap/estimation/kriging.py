@@ -21,6 +21,7 @@ from hertzmap.estimation._gaussian_process import (
     condition,
     fit,
     observe,
+    thin_out,
 )
 from hertzmap.estimation._path_loss import PathLossConfig, infer_site
 from hertzmap.estimation.base import AbstractEstimator
@@ -117,7 +118,8 @@ class Kriging(AbstractEstimator):
         else:
             seen = observe(reports, site, drift_aware=config.drift_aware)
             if config.trend == "path_loss":
-                belief = infer_site(seen, site, config.path_loss, config.fit, draw)
+                few = thin_out(seen, config.path_loss.most_reports, draw)
+                belief = infer_site(seen, few, site, config.path_loss, config.fit)
                 maps, spreads = belief.maps_db(site, config.path_loss, config.variance_stride)
                 return maps, belief.log_weight, spreads
             hyper = fit(seen, config.fit, draw)

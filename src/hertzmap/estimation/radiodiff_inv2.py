@@ -27,6 +27,7 @@ from hertzmap.diffusion.denoisers import MapUNet
 from hertzmap.diffusion.process import angles
 from hertzmap.diffusion.samplers import encode, sample
 from hertzmap.estimation._families import Conditioning, mixture
+from hertzmap.estimation._path_loss import PathLossConfig
 from hertzmap.estimation._rasters import condition_planes, condition_scalars, pad_site
 from hertzmap.estimation._transmitter_search import PlaceConfig, TermPrior, TransmitterSearch
 from hertzmap.estimation.base import AbstractEstimator
@@ -445,17 +446,20 @@ class RadioDiffInv2(AbstractEstimator):
         """
         grid, generator = problem.grid, np.random.default_rng(seed)
         none = np.zeros((len(maps_dbm), 0, *grid.shape))
-        about = Conditioning(problem.operator, reports, generator)
-        inverted = about.maps(maps_dbm, none)
+        about = Conditioning(problem.operator, reports)
+        inverted = about.maps(maps_dbm, none, about.few(generator))
         every = np.arange(len(maps_dbm))
         if not len(start.guess):
             spread = np.broadcast_to(inverted.deviation_db(grid), maps_dbm.shape)
             return inverted.maps_dbm(grid, every), spread, np.zeros(len(every))
         means_dbm = reference + self.scale.to_db(start.guess)
         terms_db = self.scale.span_db * start.terms
-        families = [about.maps(means_dbm, terms_db, self.config.evidence_temperature)]
+        few = about.few(generator)
+        families = [about.maps(means_dbm, terms_db, few, self.config.evidence_temperature)]
         if self.config.path_loss:
-            families.append(about.path_loss(problem.free, self.config.places))
+            trend = PathLossConfig(most_sites=self.config.places)
+            few = about.few(generator, trend.most_reports)
+            families.append(about.path_loss(problem.free, few, trend))
         shares = about.gap_errors(families, problem.free).log_shares()
         log_weight = [share + one.log_weight for share, one in zip(shares, families, strict=True)]
         share = self.config.inverted_share
