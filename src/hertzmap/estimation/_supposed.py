@@ -11,8 +11,6 @@ from hertzmap.core.posteriors import PositionPosterior
 
 BANDWIDTH = np.array([1.5, 1.5, 0.2])
 """Of the density of judged (east, north, log height)."""
-PLACE_TEMPERATURE = 2.0
-"""Tempering of the evidence for the place, set on the validation cities."""
 LEAST_WEIGHT = 1e-4
 """Samples below this share of the heaviest one are left out of the posterior of the place."""
 LEAST_BLUR_M = 1.0
@@ -80,6 +78,8 @@ class Found:
     """All with as many sources; empty where no antenna can stand."""
     temperature: float
     """Tempering of the evidence for the map's members."""
+    place_temperature: float = 2.0
+    """Tempering of the evidence for the places."""
 
     @property
     def weight(self) -> Float[np.ndarray, " supposed"]:
@@ -101,15 +101,11 @@ class Found:
         gap = np.maximum(square[:, None] + square - 2.0 * where @ where.T, 0.0)
         return np.log(np.exp(-0.5 * gap).sum(axis=1))
 
-    def places(self, temperature: float = PLACE_TEMPERATURE) -> tuple[PositionPosterior, ...]:
-        """Where each transmitter may stand: the judged ones by evidence, each a little blurred.
-
-        Args:
-            temperature: tempers the evidence, for errors that reports share.
-        """
+    def places(self) -> tuple[PositionPosterior, ...]:
+        """Where each transmitter may stand: the judged ones by evidence, each a little blurred."""
         if not self.pool:
             return ()
-        every = self._weight(temperature)
+        every = self._weight(self.place_temperature)
         kept = np.flatnonzero(every > LEAST_WEIGHT * every.max())
         ground_m = np.stack([self.pool[int(k)].ground_m for k in kept])
         weight = every[kept] / every[kept].sum()

@@ -68,6 +68,9 @@ class RadioDiffInv1Config:
         if min(self.steps, self.starts) < 1 or not self.shift > 0:
             msg = f"RadioDiffInv1Config needs steps, starts and shift above 0, got {self}"
             raise ConfigError(msg)
+        if not 0.0 <= self.eta <= 1.0:
+            msg = f"RadioDiffInv1Config.eta is {self.eta}, not in [0, 1]"
+            raise ConfigError(msg)
 
 
 PRESETS: dict[str, RadioDiffInv1Config] = {
