@@ -8,10 +8,12 @@ import torch
 
 from hertzmap.core.errors import ConfigError, ReportsError
 from hertzmap.core.grid import Grid
+from hertzmap.core.posteriors import MapPosterior
 from hertzmap.core.types import Reports, SceneRaster
 from hertzmap.core.units import GreyScale
 from hertzmap.diffusion.denoisers import MapUNet, UNetConfig
 from hertzmap.estimation._transmitter_search import TERMS, TermPrior
+from hertzmap.estimation.base import AbstractEstimator
 from hertzmap.estimation.radiodiff_inv2 import METHOD, PRESETS, RadioDiffInv2
 from hertzmap.scenes.wayfinding import transmitter_planes
 
@@ -77,6 +79,19 @@ def world(rows=64, cols=64, *, count=80, noise_db=2.0, drift_m=0.8, reference_db
 def method(preset="quick", *, network=None, **options):
     made = RadioDiffInv2(PRESETS[preset], network or random_network(), TERM_PRIOR)
     return made.with_options(**{**BRIEF, **options})
+
+
+class Told(AbstractEstimator):
+    """Knows the map."""
+
+    @classmethod
+    def from_preset(cls, preset):
+        raise NotImplementedError(preset)
+
+    def estimate(self, reports, site, *, seed):
+        del reports, seed
+        maps = known_map(site)[None]
+        return MapPosterior(site.grid, maps, np.zeros(1), np.zeros_like(maps))
 
 
 def rms(values):
@@ -148,7 +163,31 @@ def test_path_loss_can_be_left_out():
         assert rms((posterior.mean_dbm() - truth)[site.free]) < 3.0
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+def test_a_guessed_map_is_where_the_inversion_starts():
+    reports, site, _ = world()
+    begun = method("amortised", starts=1, iterations=0)
+    posterior = replace(begun, guess=Told()).estimate(reports, site, seed=0)
+    other = method("as_published", starts=1, iterations=0).estimate(reports, site, seed=0)
+    assert posterior.trace is not None and other.trace is not None
+    assert not np.array_equal(posterior.trace.values["loss"], other.trace.values["loss"])
+    with pytest.raises(ConfigError, match="needs guess"):
+        begun.estimate(reports, site, seed=0)
+
+
+def test_randomised_members_are_wider_apart_where_reports_are_noisier():
+    spreads = []
+    for noise_db in (1.0, 20.0):
+        reports, site, _ = world(noise_db=noise_db, count=200)
+        estimator = method("posterior", network=known_network(), starts=6, iterations=40)
+        posterior = estimator.estimate(reports, site, seed=0)
+        assert np.ptp(posterior.log_weight) == 0.0
+        spreads.append(posterior.maps_dbm[:, site.free].std(axis=0).mean())
+    assert spreads[1] > 1.5 * spreads[0] > 0.0
+    with pytest.raises(ConfigError, match="randomised needs"):
+        replace(PRESETS["posterior"], initial="encoded")
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "amortised"])
 @pytest.mark.parametrize("reference_dbm", [0.0, None])
 def test_the_same_seed_gives_the_same_bytes(preset, reference_dbm):
     reports, site, _ = world(count=30, reference_dbm=reference_dbm)
@@ -320,7 +359,7 @@ def test_without_a_belief_about_the_unknowns_it_cannot_search():
 
 
 def test_an_unknown_preset_names_the_known_ones():
-    with pytest.raises(ConfigError, match="quick, thorough, as_published"):
+    with pytest.raises(ConfigError, match="quick, thorough, amortised, posterior, as_published"):
         RadioDiffInv2.from_preset("best")
 
 

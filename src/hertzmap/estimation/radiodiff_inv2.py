@@ -5,13 +5,16 @@ count or stopping rule; all such values are ours. What we add to the paper, each
 a Gaussian prior on the seed (``z_prior``), the exact moment-matched drift term in place of the
 mean of log-likelihoods (``data_term``), an inferred transmitter in place of an environment-only
 condition (``transmitter``), and a drift-aware Gaussian process on what the prior leaves
-unexplained (``residual``). Preset ``as_published`` has none of them.
+unexplained (``residual``). Preset ``as_published`` has none of them. Samples of the posterior in
+place of its mode (``randomised``) follow Bardsley et al., Randomize-then-optimize (2014), without
+its correction by importance weights.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal, final
 
 import numpy as np
@@ -72,8 +75,12 @@ class RadioDiffInv2Config:
     """Most optimiser steps."""
     rate: float = 0.05
     """Adam's step size in seed space."""
-    initial: Literal["encoded", "random"] = "encoded"
-    """Start from the conditional mean run backwards through the ODE, or from noise."""
+    initial: Literal["encoded", "random", "guessed"] = "encoded"
+    """Start from the conditional mean run backwards through the ODE, from noise, or from the map
+    of another method (`RadioDiffInv2.guess`) run backwards."""
+    randomised: bool = False
+    """Randomise, then optimise: each start explains its own noisy copy of the reports and is held
+    to its own draw of seed and unknowns, so that starts are posterior samples."""
     seed_noise: float = 0.0
     """Standard deviation of noise on an encoded start."""
     plateau: float = 1e-3
@@ -116,6 +123,9 @@ class RadioDiffInv2Config:
             if not 0.0 < getattr(self, name) < math.inf:
                 msg = f"RadioDiffInv2Config.{name} must be above 0, got {getattr(self, name)}"
                 raise ConfigError(msg)
+        if self.randomised and self.initial != "random":
+            msg = "RadioDiffInv2Config.randomised needs initial='random': a seed from the prior"
+            raise ConfigError(msg)
         if not 0.0 <= self.inverted_share <= 1.0:
             msg = f"RadioDiffInv2Config.inverted_share is {self.inverted_share}, not in [0, 1]"
             raise ConfigError(msg)
@@ -124,6 +134,10 @@ class RadioDiffInv2Config:
 PRESETS: dict[str, RadioDiffInv2Config] = {
     "quick": RadioDiffInv2Config(),
     "thorough": RadioDiffInv2Config(starts=4, iterations=150, steps=4, checkpoint=True),
+    "amortised": RadioDiffInv2Config(transmitter="agnostic", initial="guessed", starts=1),
+    "posterior": RadioDiffInv2Config(
+        starts=6, initial="random", randomised=True, residual=False, spread_scale=0.5
+    ),
     "as_published": RadioDiffInv2Config(
         data_term="paper",
         transmitter="agnostic",
@@ -135,7 +149,8 @@ PRESETS: dict[str, RadioDiffInv2Config] = {
         residual=False,
     ),
 }
-"""Named settings."""
+"""Named settings; ``amortised`` is the paper's inversion made fast by a network's first guess, and
+``posterior`` gives samples of the posterior where the others give its mode."""
 
 
 @final
@@ -194,6 +209,8 @@ class RadioDiffInv2(AbstractEstimator):
     """Belief about the global unknowns of the search; passed in with the network."""
     scale: GreyScale = field(default_factory=GreyScale)
     """The grey scale the prior was trained on."""
+    guess: AbstractEstimator | None = None
+    """Gives the map of ``initial="guessed"``; passed in with the network."""
     progress: Callable[[int, int], None] | None = None
     """Called with (iteration, iterations)."""
 
@@ -212,13 +229,15 @@ class RadioDiffInv2(AbstractEstimator):
             raise ConfigError(msg)
         problem = self._problem(reports, site)
         with _frozen(self.network):
-            start = self._start(problem, seed)
-            maps, objective, trace = self._optimise(problem, start)
+            start = self._start(problem, seed, partial(self._guessed, reports, site, seed))
+            maps, objective, trace = self._optimise(problem, start, seed)
         reference = reports.reference_dbm
         if reference is None:
             reference = self.config.offset_reference_dbm
         maps_dbm = reference + self.scale.to_db(maps)
         log_weight = -(objective - objective.min()) / self.config.temperature
+        if self.config.randomised:  # samples weigh alike
+            log_weight = np.zeros(len(maps))
         spread_db = np.full_like(maps_dbm, self.config.model_std * self.scale.span_db)
         if self.config.residual:
             maps_dbm, spread_db, log_weight = self._explain_rest(
@@ -265,7 +284,9 @@ class RadioDiffInv2(AbstractEstimator):
 
     # --- Where to start -------------------------------------------------------------------
 
-    def _start(self, problem: _Problem, seed: int) -> _Start:
+    def _start(
+        self, problem: _Problem, seed: int, guessed: Callable[[_Problem], np.ndarray]
+    ) -> _Start:
         config, starts = self.config, self.config.starts
         rng = torch.Generator().manual_seed(seed)
         shape = (starts, 1, *problem.grid.shape)
@@ -277,6 +298,8 @@ class RadioDiffInv2(AbstractEstimator):
             count = int(problem.offset_std > 0.0)
             terms = np.full((starts, count, *problem.grid.shape), problem.offset_std)
             coefficient = np.zeros((starts, count))
+            if config.initial == "guessed":
+                noise = self._encoded(problem, planes, agnostic, guessed(problem)[None], noise)
             return _Start(planes, agnostic, noise, coefficient, np.empty(0), terms)
         means = self._searcher(problem, seed).conditional_means(
             problem.grid, problem.free, problem.operator.mean_place_m, self._places()
@@ -284,14 +307,41 @@ class RadioDiffInv2(AbstractEstimator):
         guess, stack, coefficient = means.grey, means.planes, means.coefficient[:starts]
         agnostic = torch.zeros(starts, dtype=torch.bool)
         planes = torch.cat([free, torch.from_numpy(stack[:starts])], dim=1)
-        if config.initial == "encoded":
-            clean = (2.0 * np.clip(guess[:starts, None], 0.0, 1.0) - 1.0) * problem.free
-            with torch.no_grad():
-                denoiser = self._denoiser(planes, agnostic, problem)
-                path = angles(config.steps, config.shift)
-                encoded = encode(denoiser, torch.from_numpy(clean).float(), path)
-            noise = encoded + config.seed_noise * noise
+        if config.initial != "random":
+            first = guess[:starts] if config.initial == "encoded" else guessed(problem)[None]
+            noise = self._encoded(problem, planes, agnostic, first, noise)
         return _Start(planes, agnostic, noise, coefficient, guess, means.terms)
+
+    def _encoded(
+        self,
+        problem: _Problem,
+        planes: Tensor,
+        agnostic: Tensor,
+        grey: np.ndarray,
+        noise: Tensor,
+    ) -> Tensor:
+        """Seeds whose maps are these ones, by the ODE run backwards."""
+        clean = (2.0 * np.clip(grey[:, None], 0.0, 1.0) - 1.0) * problem.free
+        with torch.no_grad():
+            denoiser = self._denoiser(planes, agnostic, problem)
+            path = angles(self.config.steps, self.config.shift)
+            state = torch.from_numpy(clean).float().expand(len(planes), -1, -1, -1)
+            encoded = encode(denoiser, state, path)
+        return encoded + self.config.seed_noise * noise
+
+    def _guessed(
+        self, reports: Reports, site: SceneRaster, seed: int, problem: _Problem
+    ) -> np.ndarray:
+        """The other method's mean map [grey] on the padded grid."""
+        if self.guess is None:
+            msg = "initial='guessed' needs guess; build it by training.checkpoint.load_estimator"
+            raise ConfigError(msg)
+        found = self.guess.estimate(reports, site, seed=seed).mean_dbm()
+        reference = reports.reference_dbm
+        reference = self.config.offset_reference_dbm if reference is None else reference
+        padded = np.zeros(problem.grid.shape)
+        padded[: site.grid.rows, : site.grid.cols] = self.scale.to_grey(found - reference)
+        return padded
 
     def _searcher(self, problem: _Problem, seed: int) -> TransmitterSearch:
         network, prior = self.network, self.term_prior
@@ -333,7 +383,9 @@ class RadioDiffInv2(AbstractEstimator):
 
         return denoise
 
-    def _optimise(self, problem: _Problem, start: _Start) -> tuple[np.ndarray, np.ndarray, Trace]:
+    def _optimise(
+        self, problem: _Problem, start: _Start, start_seed: int
+    ) -> tuple[np.ndarray, np.ndarray, Trace]:
         """Maps [grey], objective per start, and the curves.
 
         A map is the decoded seed plus the fields of the global unknowns, both optimised.
@@ -345,6 +397,13 @@ class RadioDiffInv2(AbstractEstimator):
         seed = start.seed.clone().requires_grad_(True)
         fields = torch.from_numpy(start.terms[: config.starts]).float()
         unknown = torch.from_numpy(start.coefficient).float().requires_grad_()
+        grey = problem.grey.expand(config.starts, -1)
+        held_seed, held_unknown = torch.zeros_like(seed), torch.zeros_like(unknown)
+        if config.randomised:
+            draw = torch.Generator().manual_seed(start_seed + 1)
+            grey = grey + problem.noise * torch.randn(grey.shape, generator=draw)
+            held_seed = start.seed
+            held_unknown = torch.randn(unknown.shape, generator=draw)
         optimiser = torch.optim.Adam([seed, unknown], lr=config.rate, betas=(0.9, 0.99))
 
         def objective() -> tuple[Tensor, Tensor, Tensor]:
@@ -358,12 +417,12 @@ class RadioDiffInv2(AbstractEstimator):
                 problem.omega,
                 problem.report,
                 problem.count,
-                problem.grey.expand(config.starts, -1),
+                grey,
                 problem.noise,
             )
             loss = terms.sum(dim=1) / config.data_temperature
-            loss = loss + config.prior_weight * self._seed_prior(seed)
-            loss = loss + 0.5 * unknown.square().sum(dim=1)
+            loss = loss + config.prior_weight * self._seed_prior(seed - held_seed)
+            loss = loss + 0.5 * (unknown - held_unknown).square().sum(dim=1)
             misfit = self._misfit(problem, nodes.detach())
             return loss, misfit, maps
 

@@ -210,7 +210,10 @@ def load_estimator(
             parts["term_prior"] = load_term_prior(path)
         method = replace(method, **parts)
     try:
-        return replace(method, config=replace(method.config, **options)) if options else method
+        method = replace(method, config=replace(method.config, **options)) if options else method
     except TypeError as error:
         msg = f"{name} has no such setting: {error}"
         raise ConfigError(msg) from error
+    if getattr(method.config, "initial", None) == "guessed":
+        method = replace(method, guess=load_estimator("amortised_unet", "default"))
+    return method
