@@ -27,7 +27,7 @@ def campaign(offset_db, *, count=400, noise_db=1.0):
 
 def cleaned(reports):
     operator = DriftOperator.build(GRID, FREE, reports.reported_m, reports.drift_cov_m2)
-    return without_offsets(reports, operator, np.random.default_rng(1))
+    return without_offsets(reports, operator, np.random.default_rng(1))[0]
 
 
 def test_offsets_are_removed_and_their_doubt_is_stated():
@@ -50,3 +50,12 @@ def test_unnamed_or_single_devices_stay_untouched():
     assert cleaned(reports) is reports
     unnamed = replace(reports, device_id=None)
     assert cleaned(unnamed) is unnamed
+
+
+def test_the_common_level_is_as_doubtful_as_the_mean_of_the_offsets():
+    offset = 6.0 * np.random.default_rng(2).standard_normal(16)
+    for values, low, high in ((offset, 1.0, 2.0), (np.zeros(16), 0.0, 0.4)):
+        reports, _ = campaign(values)
+        operator = DriftOperator.build(GRID, FREE, reports.reported_m, reports.drift_cov_m2)
+        level_db = without_offsets(reports, operator, np.random.default_rng(1))[1]
+        assert low <= level_db <= high

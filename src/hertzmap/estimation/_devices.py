@@ -2,7 +2,8 @@
 
 Each device has one unknown offset, normal about 0. A Gaussian process about a constant, with one
 term for each device, tells offsets from the field; how far devices differ is chosen by evidence,
-and "not at all" is among the choices, so that reports of equal devices stay as they are.
+and "not at all" is among the choices, so that reports of equal devices stay as they are. What
+all devices share no report can tell from the field's own level: that doubt stays with the map.
 """
 
 from dataclasses import replace
@@ -34,21 +35,25 @@ _MOST_REPORTS = 600
 
 def without_offsets(
     reports: Reports, operator: DriftOperator, generator: np.random.Generator
-) -> Reports:
-    """The reports less the offsets of their devices; what is left of the doubt adds to their noise.
+) -> tuple[Reports, float]:
+    """The reports less the offsets of their devices; each one's own doubt adds to their noise.
 
     Args:
         reports: of one radio cell; without `device_id` they are returned as they are.
         operator: how they read a map.
         generator: draws the reports that the spread of the offsets is chosen by.
+
+    Returns:
+        The reports, and the standard deviation of their common level [dB]: that of the mean of so
+        many offsets; 0 where devices do not differ.
     """
     if reports.device_id is None or len(reports) == 0:
-        return reports
+        return reports, 0.0
     names, count = np.unique(reports.device_id, return_counts=True)
     busy = np.argsort(-count, kind="stable")[:MOST_DEVICES]
     busy = np.sort(busy[count[busy] >= FEWEST])
     if len(busy) < 2:
-        return reports
+        return reports, 0.0
     column = np.full(len(names), -1)
     column[busy] = np.arange(len(busy))
     device = column[np.searchsorted(names, reports.device_id)]
@@ -72,16 +77,17 @@ def without_offsets(
     evidence = {one: condition(few(one), hyper[one]).log_evidence for one in SPREADS_DB}
     best = max(evidence, key=lambda one: evidence[one])
     if best == 0.0:
-        return reports
+        return reports, 0.0
     offset_db, std_db = _offsets(condition(told[best], hyper[best]), len(busy))
     known = device >= 0
     offset, doubt = np.zeros(len(reports)), np.zeros(len(reports))
     offset[known], doubt[known] = offset_db[device[known]], std_db[device[known]]
-    return replace(
+    mended = replace(
         reports,
         power_dbm=reports.power_dbm - offset,
         noise_db=np.hypot(reports.noise_db, doubt),
     )
+    return mended, best / float(np.sqrt(len(busy)))
 
 
 def _with_devices(

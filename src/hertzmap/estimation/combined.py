@@ -142,7 +142,7 @@ class Combined(AbstractEstimator):
     ) -> MapPosterior:
         config = self.config
         generator = np.random.default_rng(seed)
-        reports = without_offsets(reports, operator, generator)
+        reports, level_db = without_offsets(reports, operator, generator)
         reports = with_fitted_noise(reports, operator, generator)
         about = Conditioning(operator, reports)
         reference = reports.reference_dbm
@@ -196,7 +196,7 @@ class Combined(AbstractEstimator):
         if known:
             maps_dbm = np.clip(maps_dbm, floor_dbm, reference + self.scale.max_db)
         maps_dbm = np.where(site.free, maps_dbm, floor_dbm)
-        spread_db = np.where(site.free, spread_db * factor, 0.0)
+        spread_db = np.where(site.free, np.hypot(spread_db * factor, level_db), 0.0)
         return MapPosterior(site.grid, maps_dbm, log_weight, spread_db, transmitters=places)
 
     def _prior(
