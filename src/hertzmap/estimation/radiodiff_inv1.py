@@ -137,11 +137,9 @@ class RadioDiffInv1(AbstractEstimator):
 
     def _sample(self, rasters: ReportRasters, draw: torch.Generator) -> Tensor:
         """Particles (starts, 1, rows, cols) on the scale of u = 2 grey - 1."""
-        config, free = self.config, rasters.free
-        seen = (rasters.count > 0.0) & (free > 0.0)
-        target = 2.0 * rasters.mean - 1.0
-        noise = 4.0 * rasters.noise**2 / rasters.count.clamp_min(1e-6)
-        state = torch.randn((config.starts, 1, *free.shape[-2:]), generator=draw)
+        config = self.config
+        seen, target = _measured(rasters)
+        state = torch.randn((config.starts, 1, *rasters.free.shape[-2:]), generator=draw)
         path = angles(config.steps, config.shift)
         for phi, lower in itertools.pairwise(path):
             clean = self._clean(state, phi, rasters)
@@ -152,11 +150,7 @@ class RadioDiffInv1(AbstractEstimator):
             ratio = np.cos(phi) / np.cos(lower) if np.cos(lower) > 0 else 0.0
             std = np.sin(lower) / np.sin(phi) * np.sqrt(max(1.0 - ratio**2, 0.0))
             mean = np.cos(lower) * clean + np.sqrt(max(np.sin(lower) ** 2 - std**2, 0.0)) * gone
-            extra = torch.full_like(target, UNTOLD**2)
-            if config.told:
-                extra = noise + rasters.drift_cells**2 * _steepness(clean, free)
-                extra = config.trust * extra
-            width = np.cos(lower) ** 2 * extra
+            width = np.cos(lower) ** 2 * self._variance(rasters, clean)
             eps = torch.randn(target.shape, generator=draw)
             level = np.cos(lower) * target + np.sin(lower) * eps
             # the measurement's own share of the level's noise is the particle's, as in the source
@@ -171,23 +165,16 @@ class RadioDiffInv1(AbstractEstimator):
 
     def _guided(self, rasters: ReportRasters, draw: torch.Generator) -> Tensor:
         """As `_sample`, by pseudo-inverse guidance."""
-        config, free = self.config, rasters.free
-        seen = (rasters.count > 0.0) & (free > 0.0)
-        target = 2.0 * rasters.mean - 1.0
-        noise = 4.0 * rasters.noise**2 / rasters.count.clamp_min(1e-6)
-        state = torch.randn((config.starts, 1, *free.shape[-2:]), generator=draw)
+        config = self.config
+        seen, target = _measured(rasters)
+        state = torch.randn((config.starts, 1, *rasters.free.shape[-2:]), generator=draw)
         for phi, lower in itertools.pairwise(angles(config.steps, config.shift)):
             with torch.enable_grad():
                 at = state.detach().requires_grad_()
                 clean = self._clean(at, phi, rasters)
-                told = torch.full_like(target, UNTOLD**2)
-                if config.told:
-                    steep = _steepness(clean.detach(), free)
-                    told = config.trust * (noise + rasters.drift_cells**2 * steep)
-                open_var = np.sin(phi) ** 2  # of a cell of unit variance, given the state
-                gap = torch.where(
-                    seen, open_var * (target - clean.detach()) / (open_var + told), 0.0
-                )
+                told = self._variance(rasters, clean.detach())
+                open_ = np.sin(phi) ** 2  # variance of a cell of unit variance, given the state
+                gap = torch.where(seen, open_ * (target - clean.detach()) / (open_ + told), 0.0)
                 (pull,) = torch.autograd.grad((clean * gap).sum(), at)
             clean = clean.detach()
             if lower <= 0.0:
@@ -199,6 +186,14 @@ class RadioDiffInv1(AbstractEstimator):
             state = state + fresh * torch.randn(state.shape, generator=draw)
         return state
 
+    def _variance(self, rasters: ReportRasters, clean: Tensor) -> Tensor:
+        """Variance of each cell's measurement about the map, as far as the sampler is told."""
+        if not self.config.told:
+            return torch.full_like(rasters.free, UNTOLD**2)
+        noise = 4.0 * rasters.noise**2 / rasters.count.clamp_min(1e-6)
+        drift = rasters.drift_cells**2 * _steepness(clean, rasters.free)
+        return self.config.trust * (noise + drift)
+
     def _clean(self, state: Tensor, phi: float, rasters: ReportRasters) -> Tensor:
         network, count = self.network, len(state)
         assert network is not None
@@ -208,6 +203,11 @@ class RadioDiffInv1(AbstractEstimator):
         scalars = condition_scalars(rasters.spacing_m.expand(count), agnostic)
         angle = torch.full((count,), float(phi))
         return network(state, angle, planes, scalars)
+
+
+def _measured(rasters: ReportRasters) -> tuple[Tensor, Tensor]:
+    """Free cells with reports, and the mean of those on the scale of u."""
+    return (rasters.count > 0.0) & (rasters.free > 0.0), 2.0 * rasters.mean - 1.0
 
 
 def _steepness(clean: Tensor, free: Tensor) -> Tensor:
