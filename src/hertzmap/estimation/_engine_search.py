@@ -66,8 +66,8 @@ PLACE_TEMPERATURE = 2.0
 """Tempering of the evidence for places, at least."""
 PATCH_M2 = 1000.0
 """Reports within such an area share the engine's error, so each tells less: tempering grows by
-their number times the engine's error variance over that of the noise. This and the least one were
-set on the validation cities in three cells of the benchmark."""
+their number times the engine's share in the variance of a report. This and the least one were set
+on the validation cities in three cells of the benchmark."""
 JUMPS = 0.3
 """Share of the steps of a pair that put one of the two anywhere."""
 THREADS = 2
@@ -275,8 +275,8 @@ class EngineSearch:
         raster = self.environment.raster
         free_m2 = float(raster.free.sum()) * raster.grid.spacing_m**2
         alike = max(PATCH_M2 * len(self.gain_db) / free_m2, 1.0)
-        noise_db2 = float(np.mean(self.noise_db**2))
-        return PLACE_TEMPERATURE + alike * self.config.model_db**2 / noise_db2
+        share = self.config.model_db**2 / float(np.mean(self.variance))
+        return PLACE_TEMPERATURE + alike * share
 
     def _misfit(self, one: Supposed) -> float:
         """Mean square residual over its stated variance: above 1 where the model falls short."""

@@ -95,8 +95,8 @@ PRESETS: dict[str, CombinedConfig] = {
 class Combined(AbstractEstimator):
     """Weigh prior, engine and path loss by the reports alone.
 
-    Cost on two cores: 13 to 16 s a 256 x 256 map with 2,600 reports, up to twice that where a
-    second transmitter is tried. Use Kriging about path loss where reports are dense and measured,
+    Cost on two cores: 13 s a 256 x 256 map with 1,900 reports, up to twice that where a second
+    transmitter is tried. Use Kriging about path loss where reports are dense and measured,
     `amortised_unet` where milliseconds count, and tuned Kriging where the building mask is missing.
     """
 
