@@ -58,6 +58,15 @@ def test_the_transmitter_is_found(town, shift_db, level_std_db):
     assert np.median(np.abs(found - truth - shift_db)[seen]) < 2.0
 
 
+def test_places_are_tempered_more_where_noise_hides_less_of_the_engines_error(town):
+    noisy, quiet, exact = (
+        a_search(town, noise_db=noise_db)[0].place_temperature for noise_db in (30.0, 5.0, 0.0)
+    )
+    assert engine.PLACE_TEMPERATURE < noisy < quiet < exact
+    alike = engine.PATCH_M2 * 250 / town.site.free.sum()
+    assert exact == pytest.approx(engine.PLACE_TEMPERATURE + alike)
+
+
 def test_the_same_draws_find_the_same(town):
     search, _, _ = a_search(town, count=60)
     start = np.array([[-30.0, 0.0]])

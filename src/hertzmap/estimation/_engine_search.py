@@ -144,6 +144,7 @@ class EngineSearch:
             config: how to search.
         """
         self.environment = Environment.of_raster(site)
+        self.free_m2 = float(site.free.sum()) * site.grid.spacing_m**2
         self.cell: Int[np.ndarray, " points"] = free_cells(site.grid, site.free, place_m)
         self.gain_db = gain_db
         self.noise_db = noise_db
@@ -245,7 +246,7 @@ class EngineSearch:
             pool += self._judged(self._proposed(pool, draw), threads)
         pool.sort(key=lambda one: -one.log_evidence)
         ordered = [one.ordered_as(pool[0]) for one in pool]
-        return Found(ordered, config.temperature, self._place_temperature)
+        return Found(ordered, config.temperature, self.place_temperature)
 
     def _scattered(self, draw: np.random.Generator) -> np.ndarray:
         """A random (log height, log k1, k2)."""
@@ -271,10 +272,9 @@ class EngineSearch:
         return draw.uniform((west, south), (east, north))
 
     @property
-    def _place_temperature(self) -> float:
-        raster = self.environment.raster
-        free_m2 = float(raster.free.sum()) * raster.grid.spacing_m**2
-        alike = max(PATCH_M2 * len(self.gain_db) / free_m2, 1.0)
+    def place_temperature(self) -> float:
+        """Tempering of the evidence for places, see `PATCH_M2`."""
+        alike = max(PATCH_M2 * len(self.gain_db) / self.free_m2, 1.0)
         share = self.config.model_db**2 / float(np.mean(self.variance))
         return PLACE_TEMPERATURE + alike * share
 
