@@ -20,8 +20,8 @@ MEAN, STD = -0.2, 0.5
 class GaussianCells(MapUNet):
     """The conditional mean of independent cells, u ~ N(MEAN, STD^2), by eq. of Tweedie."""
 
-    def forward(self, state, angle, planes, scalars):
-        del planes, scalars
+    def forward(self, state, angle, planes, scalars, features=None):
+        del planes, scalars, features
         cosine, sine = torch.cos(angle)[:, None, None, None], torch.sin(angle)[:, None, None, None]
         gain = STD**2 * cosine / (STD**2 * cosine**2 + sine**2)
         return MEAN + gain * (state - cosine * MEAN)
