@@ -199,7 +199,7 @@ def synthesize_taps(
     if late_s is not None:
         delay_s = delay_s + late_s[channels.link_of_path]
     kernel = _tap_kernel(delay_s, sounding).astype(np.complex64)
-    flat = gains.reshape(len(gains), -1).astype(np.complex64)
+    flat = gains.reshape(len(gains), pairs[0] * pairs[1]).astype(np.complex64)
     out = np.zeros((channels.links, flat.shape[1], sounding.taps), np.complex64)
     for link in np.flatnonzero(np.diff(channels.offset)):
         mine = channels.paths(int(link))
