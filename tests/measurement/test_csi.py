@@ -9,7 +9,8 @@ from hertzmap.core.seeds import generator
 from hertzmap.core.types import AntennaPattern, Transmitter
 from hertzmap.core.units import SPEED_OF_LIGHT_M_S
 from hertzmap.measurement import csi
-from hertzmap.measurement.csi import Impairments, PanelArray, Sounding
+from hertzmap.measurement.csi import Impairments, Sounding
+from hertzmap.propagation.arrays import PanelArray, port_gains
 from hertzmap.propagation.scatter import ScatterConfig, ScatterWorld
 
 CARRIER = 3.6e9
@@ -56,7 +57,7 @@ def test_snapshots_gathered_in_parts_are_those_of_the_whole():
 @pytest.mark.parametrize("guard", [0, 8])
 def test_taps_from_paths_are_those_of_the_response(active, guard):
     sounding = Sounding(active=active, guard=guard)
-    gains = csi.port_gains(CITY)
+    gains = port_gains(CITY)
     taps = csi.synthesize_taps(CITY, gains, sounding)
     assert taps.shape == (6, 32, 4, 150)
     for link in (0, 4):
@@ -66,7 +67,7 @@ def test_taps_from_paths_are_those_of_the_response(active, guard):
 
 
 def test_the_phase_slope_gives_back_the_delay():
-    gains = csi.port_gains(SIGHT, SINGLE, SINGLE)
+    gains = port_gains(SIGHT, SINGLE, SINGLE)
     for link in range(SIGHT.links):
         response = csi.frequency_response(SIGHT, gains, link)[0, 0]
         turn = np.angle(np.vdot(response[:-1], response[1:]))
@@ -76,7 +77,7 @@ def test_the_phase_slope_gives_back_the_delay():
 
 def test_the_power_of_the_taps_is_that_of_the_response():
     sounding = Sounding(guard=8)
-    gains = csi.port_gains(SIGHT)
+    gains = port_gains(SIGHT)
     taps = csi.synthesize_taps(SIGHT, gains, sounding)
     power = (np.abs(taps) ** 2).sum(axis=-1) / sounding.subcarriers
     assert power == pytest.approx(np.abs(gains) ** 2, rel=0.03)
@@ -85,7 +86,7 @@ def test_the_power_of_the_taps_is_that_of_the_response():
 def test_a_guard_keeps_what_a_path_of_half_a_tap_would_lose():
     near = np.array([[165.0 - 1.2214, 0.0, 25.0]])  # half a tap at 122.88 MHz
     one = ScatterWorld(ScatterConfig(scatterers=0), seed=1).channels(STATIONS[:1], near)
-    gains = csi.port_gains(one, SINGLE, SINGLE)
+    gains = port_gains(one, SINGLE, SINGLE)
     kept = [
         float((np.abs(csi.synthesize_taps(one, gains, Sounding(guard=g))) ** 2).sum())
         / (4096 * float((np.abs(gains) ** 2).sum()))
@@ -95,7 +96,7 @@ def test_a_guard_keeps_what_a_path_of_half_a_tap_would_lose():
 
 
 def test_a_wave_turns_the_panel_s_elements_by_its_direction():
-    gains = csi.port_gains(SIGHT, PanelArray(4, 4, (0.0,)), SINGLE)[0, :, 0]
+    gains = port_gains(SIGHT, PanelArray(4, 4, (0.0,)), SINGLE)[0, :, 0]
     azimuth, zenith = SIGHT.departure_rad[0]
     panel = gains.reshape(4, 4)
     left = np.sin(zenith) * np.sin(azimuth - STATIONS[0].yaw_rad)
@@ -109,7 +110,7 @@ def test_a_sector_s_pattern_weighs_its_paths():
     ahead, behind = np.array([[50.0, 0.0, 1.5]]), np.array([[-50.0, 0.0, 1.5]])
     world = ScatterWorld(ScatterConfig(scatterers=0), seed=1)
     seen = [world.channels((towards,), ue) for ue in (ahead, behind)]
-    power = [20 * np.log10(np.abs(csi.port_gains(one, SINGLE, SINGLE)[0, 0, 0])) for one in seen]
+    power = [20 * np.log10(np.abs(port_gains(one, SINGLE, SINGLE)[0, 0, 0])) for one in seen]
     assert power[0] - power[1] == pytest.approx(30.0)
 
 
@@ -117,8 +118,8 @@ def test_crossed_slants_share_the_power_of_a_vertical_wave():
     flat = Transmitter((0.0, 0.0, 1.5), CARRIER)
     one = ScatterWorld(ScatterConfig(scatterers=0), seed=1)
     found = one.channels((flat,), np.array([[50.0, 0.0, 1.5]]))
-    crossed = np.abs(csi.port_gains(found, PanelArray(1, 1), SINGLE)[0, :, 0]) ** 2
-    single = np.abs(csi.port_gains(found, SINGLE, SINGLE)[0, 0, 0]) ** 2
+    crossed = np.abs(port_gains(found, PanelArray(1, 1), SINGLE)[0, :, 0]) ** 2
+    single = np.abs(port_gains(found, SINGLE, SINGLE)[0, 0, 0]) ** 2
     assert crossed == pytest.approx([0.5 * single, 0.5 * single])
 
 
@@ -127,13 +128,13 @@ def test_doppler_turns_a_path_by_the_way_gone():
     speed = np.array([[2.0, 1.0, 0.0]])
     here = world.channels(STATIONS[:1], UES[:1], speed)
     later = world.channels(STATIONS[:1], UES[:1] + 1e-3 * speed)
-    turned = csi.port_gains(here, SINGLE, SINGLE, time_s=1e-3)[0, 0, 0]
-    moved = csi.port_gains(later, SINGLE, SINGLE)[0, 0, 0]
+    turned = port_gains(here, SINGLE, SINGLE, time_s=1e-3)[0, 0, 0]
+    moved = port_gains(later, SINGLE, SINGLE)[0, 0, 0]
     assert abs(np.angle(turned / moved)) < 1e-3
 
 
 def test_noise_has_the_stated_ratio_on_every_tap():
-    gains = csi.port_gains(SIGHT)
+    gains = port_gains(SIGHT)
     clean = csi.synthesize_taps(SIGHT, gains)
     noisy = csi.impaired_taps(SIGHT, gains, Impairments(snr_db=10.0), generator(1))
     noise = (np.abs(noisy - clean) ** 2).mean(axis=(1, 2, 3))
@@ -142,7 +143,7 @@ def test_noise_has_the_stated_ratio_on_every_tap():
 
 
 def test_without_impairments_taps_are_clean_and_timing_moves_all_stations_alike():
-    gains = csi.port_gains(SIGHT)
+    gains = port_gains(SIGHT)
     clean = csi.synthesize_taps(SIGHT, gains)
     same = csi.impaired_taps(SIGHT, gains, Impairments(), generator(1))
     np.testing.assert_array_equal(same, clean)
@@ -155,7 +156,7 @@ def test_without_impairments_taps_are_clean_and_timing_moves_all_stations_alike(
 
 
 def test_what_survives_a_common_phase_and_gain():
-    gains = csi.port_gains(CITY)
+    gains = port_gains(CITY)
     clean = csi.synthesize_taps(CITY, gains)
     spoilt = csi.impaired_taps(
         CITY, gains, Impairments(random_phase=True, gain_std_db=6.0), generator(3)
@@ -171,8 +172,8 @@ def test_what_survives_a_common_phase_and_gain():
 
 
 def test_alignment_forgets_timing():
-    moved = csi.synthesize_taps(SIGHT, csi.port_gains(SIGHT), late_s=np.full(6, 3 / 122.88e6))
-    still = csi.synthesize_taps(SIGHT, csi.port_gains(SIGHT))
+    moved = csi.synthesize_taps(SIGHT, port_gains(SIGHT), late_s=np.full(6, 3 / 122.88e6))
+    still = csi.synthesize_taps(SIGHT, port_gains(SIGHT))
     near, far = (csi.angle_delay_power(taps, align="first") for taps in (still, moved))
     strong = near[:, :-1] > -20.0
     assert np.abs(near[:, :-1] - far[:, :-1])[strong].max() < 0.1
@@ -192,7 +193,7 @@ def test_a_link_without_paths_is_silent_and_said_to_be():
     )
     assert np.isnan(empty.path_gain_db).all()
     assert not empty.los.any()
-    taps = csi.synthesize_taps(empty, csi.port_gains(empty))
+    taps = csi.synthesize_taps(empty, port_gains(empty))
     assert not taps.any()
     assert np.isnan(csi.angle_delay_power(taps)[0, -1])
 

@@ -278,8 +278,10 @@ def l3_filtered(
     share = 2.0 ** (-coefficient / 4.0)
     out = values.copy()
     state = np.full(values.shape[1:], np.nan)
-    for step, value in enumerate(values):
-        mixed = np.where(np.isnan(state), value, (1.0 - share) * state + share * value)
+    for step in range(len(values)):
+        value = values[step]
+        mixed = np.asarray((1.0 - share) * state + share * value)
+        mixed = np.where(np.isnan(state), value, mixed)
         state = np.where(np.isnan(value), state, mixed)
         out[step] = np.where(np.isnan(value), np.nan, state)
     return out

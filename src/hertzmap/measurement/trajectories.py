@@ -132,7 +132,7 @@ class Ground:
         """Whether places lie in the zone and clear of walls."""
         east, north = place_m.T
         inside = shapely.contains_xy(self.zone, east, north)
-        return inside & ~shapely.intersects_xy(self.walls, east, north)
+        return np.logical_and(inside, ~shapely.intersects_xy(self.walls, east, north))
 
     def is_clear(
         self, start_m: Float[np.ndarray, " 2"], end_m: Float[np.ndarray, "points 2"]
@@ -140,7 +140,8 @@ class Ground:
         """Whether straight lines from a place meet no wall and stay in the zone."""
         ends = np.stack([np.broadcast_to(start_m, end_m.shape), end_m], axis=1)
         lines = shapely.linestrings(ends)
-        return shapely.covers(self.zone, lines) & ~shapely.intersects(self.walls, lines)
+        clear = ~shapely.intersects(self.walls, lines)
+        return np.logical_and(shapely.covers(self.zone, lines), clear)
 
     def draw(self, generator: np.random.Generator) -> Float[np.ndarray, " 2"]:
         """A place drawn evenly from the free ground [m]."""
