@@ -46,7 +46,7 @@ def gain_dbi(
     kind = transmitter.pattern.kind
     if kind == "isotropic":
         return np.zeros_like(azimuth_rad)
-    forward, left, up = _in_antenna_frame(transmitter, azimuth_rad, zenith_rad)
+    forward, left, up = antenna_frame(transmitter, azimuth_rad, zenith_rad)
     if kind == "dipole":
         return _dipole_dbi(up)
     if kind == "sector":
@@ -85,7 +85,7 @@ def read_pattern(path: Path) -> AntennaPattern:
     )
 
 
-def _in_antenna_frame(
+def antenna_frame(
     transmitter: Transmitter, azimuth_rad: np.ndarray, zenith_rad: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Components of the direction along the antenna's boresight, left side and top.
