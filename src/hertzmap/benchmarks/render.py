@@ -546,12 +546,12 @@ def _note(found: ResultFile) -> str:
         names = [method_title(name) for name in fewer if runs.get(name) == fewer[name] == count]
         parts.append(f"{count} maps for {', '.join(names)}")
     unfinished = [
-        method_title(name)
+        f"{method_title(name)} ({count})"
         for name, count in runs.items()
         if count < min(planned or 0, fewer.get(name, planned or 0))
     ]
     if unfinished:
-        parts.append(f"of {planned} planned runs not all are done for {', '.join(unfinished)}")
+        parts.append(f"of {planned} planned runs fewer are done for {', '.join(unfinished)}")
     machines = sorted(
         {machine for names in header.get("measured_on", {}).values() for machine in names}
     )
