@@ -121,7 +121,7 @@ def test_measured_cases_name_splits_and_the_best_tuned_baseline(tmp_path):
         for method, mean in ((HEADLINE, 7.0), ("kriging:tuned", 9.0), ("kriging:path_loss", 8.0))
     )
     gap = PairedDifference(HEADLINE, "kriging:path_loss", "rmse_db@10", "dB", -1.0, -1.5, -0.5, 4)
-    header = {"settings": {"shares": [0.1]}, "runs": {HEADLINE: 12}}
+    header = {"settings": {"shares": [0.1]}, "runs_by_share": {HEADLINE: [12]}}
     found = ResultFile(header, rows, (gap,))
     results.write(tmp_path / "results" / "mismatch" / "utah.json", found)
     text = render.table("measured", tmp_path / "results")

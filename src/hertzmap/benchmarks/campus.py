@@ -305,6 +305,9 @@ def aggregate(config: CampusConfig, runs: tuple[Run, ...]) -> ResultFile:
         settings=asdict(config),
         same_environment=True,
         runs={name: sum(key[0] == name for key in newest) for name in names},
+        runs_by_share={
+            name: [len(_of_share(name, share, newest)) for share in config.shares] for name in names
+        },
         planned_runs=len(config.shares) * config.repeats * config.cells,
         measured_on={
             name: sorted({r.hardware for r in newest.values() if r.method == name})

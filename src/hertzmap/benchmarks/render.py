@@ -373,7 +373,7 @@ def _measured(folder: Path) -> str:
     ours = "combined:default"
     for name, title in (("campus/rsrp", "campus"), ("mismatch/utah", "utah")):
         found = _read(folder, name)
-        for share in () if found is None else found.header["settings"]["shares"]:
+        for place, share in enumerate(() if found is None else found.header["settings"]["shares"]):
             assert found is not None
             metric = f"rmse_db@{round(100 * share)}"
             mine = found.row(ours, metric)
@@ -385,7 +385,7 @@ def _measured(folder: Path) -> str:
             rows.append(
                 [
                     f"{title}, {round(100 * share)} % known",
-                    f"{found.header['runs'][ours] // len(found.header['settings']['shares'])}",
+                    f"{found.header['runs_by_share'][ours][place]}",
                     f"{mine.mean:.2f}",
                     method_title(best),
                     f"{rivals[best]:.2f}",
