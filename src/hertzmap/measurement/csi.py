@@ -162,7 +162,7 @@ class Impairments:
     timing_s: float = 0.0
     """Greatest transmit time offset of a UE [s]: uniform to both sides, alike for all stations."""
     clock_std_s: float = 0.0
-    """Clock error of a station [s], constant over a run."""
+    """Clock error of a station [s], alike for all snapshots of a call."""
     random_phase: bool = False
     """A random common phase for each station and snapshot, as after correcting the CFO."""
     port_offset_hz: float = 0.0
@@ -172,9 +172,9 @@ class Impairments:
     gain_std_db: float = 0.0
     """Gain of a station's receiver in a snapshot [dB]."""
     antenna_std_db: float = 0.0
-    """Gain error of a station's antenna [dB], constant over a run."""
+    """Gain error of a station's antenna [dB], alike for all snapshots of a call."""
     antenna_std_rad: float = 0.0
-    """Phase error of a station's antenna [rad], constant over a run."""
+    """Phase error of a station's antenna [rad], alike for all snapshots of a call."""
 
     def __post_init__(self) -> None:
         for name in (

@@ -99,8 +99,8 @@ def _element_fields(
     """Field of each port towards each direction by (vertical, horizontal) polarisation.
 
     Source: polarisation model 2 of 3GPP TR 38.901, section 7.3.2, eq. 7.3-4/5, for an upright
-    panel; tilt turns the pattern and the elements' places, not the slant, which differs by second
-    order in the tilt.
+    panel. We let tilt turn the pattern and the elements' places but not the slant, which is then
+    off by up to the tilt beside boresight.
     """
     azimuth, zenith = direction_rad.T
     forward_left_up = antenna_frame(antenna, azimuth, zenith)
