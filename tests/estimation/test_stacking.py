@@ -16,10 +16,10 @@ def a_field(count=80, seed=0):
     return place, 0.8 * place[:, 0] + draw.standard_normal(count)
 
 
-def a_family(place, value, term, *, members=1):
+def a_family(place, value, term, *, members=1, noise_db=1.0):
     """Processes whose mean is one unknown multiple of a term, besides a constant."""
     basis = np.column_stack([np.ones(len(place)), term(place)])
-    nothing, noise = np.zeros(len(place)), np.ones(len(place))
+    nothing, noise = np.zeros(len(place)), np.full(len(place), noise_db**2)
     seen = gp.Observations(place, nothing, value, noise, basis, np.zeros(2), np.zeros(2))
     process = gp.condition(seen, gp.Hyperparameters(4.0, 3.0))
     cells = GRID.centres_m()
@@ -129,3 +129,11 @@ def test_the_median_takes_the_middle_family_and_no_outlier():
     value = np.array([0.0, 1.0, 30.0])[:, None, None] * np.ones((3, 2, 2))
     assert (families_of.weighted_median(value, np.array([0.3, 0.3, 0.4])) == 1.0).all()
     assert (families_of.weighted_median(value, np.array([0.2, 0.2, 0.6])) == 30.0).all()
+
+
+@pytest.mark.parametrize(("noise_db", "drowned"), [(0.5, 0.0), (50.0, 1.0)])
+def test_noise_drowns_the_field_where_it_outweighs_what_the_kernel_leaves_open(noise_db, drowned):
+    place, value = a_field()
+    families = [a_family(place, value, east, noise_db=noise_db)]
+    gaps = stacking.GapErrors.of(families, stacking.square_blocks(place, 10.0))
+    assert gaps.drowned(np.ones(1)) == drowned

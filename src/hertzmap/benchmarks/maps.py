@@ -45,7 +45,7 @@ from hertzmap.core.types import Reports
 from hertzmap.core.units import GreyScale
 from hertzmap.estimation.base import AbstractEstimator
 from hertzmap.measurement.sampling import sample_reports
-from hertzmap.metrics.maps import rmse_by_stratum, score_map, strata
+from hertzmap.metrics.maps import psnr_db, rmse_by_stratum, score_map, strata
 from hertzmap.metrics.perceptual import Lpips
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ PROTOCOL = (
     "dB. All methods see identical reports. Mean over report seeds, then over maps; differences "
     "are paired on identical reports. Of several transmitters that a method finds the nearest one "
     "to the true one is scored; `transmitters` counts them. transmitter_error_median_m is the "
-    "median over all runs."
+    "median over all runs. psnr_lit_db: free cells whose truth lies above the scale's floor."
 )
 """What the numbers of a cell mean; stands in every result file."""
 _ERROR_BARS = {
@@ -89,6 +89,8 @@ QUICK = (
 """Methods of the quick run: all but those that iterate a diffusion network."""
 _COSTS = ("seconds", "cpu_seconds", "peak_rss_mib")
 _SAME_TRUTH_DB = 0.05
+LIT_DB = 0.5
+"""A cell is lit when its truth lies more than this above the scale's floor [dB]."""
 
 
 @final
@@ -249,7 +251,12 @@ def score(
         scores["transmitter_error_m"] = float(np.hypot(*(found.median_m() - true_m)))
         scores["transmitter_in90"] = float(found.credibility(true_m) < 0.9)
         scores["transmitter_area90_m2"] = found.region_area_m2(0.9)
-    errors = rmse_by_stratum(np.clip(posterior.mean_dbm(), *ends_dbm), truth_dbm, masks)
+    shown_dbm = np.clip(posterior.mean_dbm(), *ends_dbm)
+    errors = rmse_by_stratum(shown_dbm, truth_dbm, masks)
+    lit = free & (world.scored_db > scale.min_db + LIT_DB)
+    if lit.any():
+        grey = [scale.to_grey(one[lit] - reference_dbm) for one in (truth_dbm, shown_dbm)]
+        scores["psnr_lit_db"] = psnr_db(*grey)
     return scores | {f"rmse_{name}_db": value for name, value in errors.items()}
 
 

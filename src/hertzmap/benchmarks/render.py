@@ -26,6 +26,7 @@ from hertzmap.core.errors import DataError
 DOCUMENTS = ("README.md", "docs/results.md")
 """Documents that hold tables."""
 _BLOCK = re.compile(r"(<!-- results:(?P<name>[\w./-]+) -->\n).*?(<!-- /results -->)", re.DOTALL)
+_RADIOMAPSEER = ("psnr_db", "psnr_lit_db", "ssim", "nmse")
 _RECORD = ("psnr_db", "ssim", "rmse_db", "crps_db", "coverage50", "coverage90")
 OURS = {
     "combined:default": "combined",
@@ -276,7 +277,7 @@ def _radiomapseer(folder: Path) -> str:
             [
                 row,
                 method_title(method),
-                *(_value(found, method, metric) for metric in ("psnr_db", "ssim", "nmse")),
+                *(_value(found, method, metric) for metric in _RADIOMAPSEER),
                 _value(found, method, "paper_psnr_db"),
                 _published(row, "paper_psnr_db", method),
             ]
@@ -287,7 +288,7 @@ def _radiomapseer(folder: Path) -> str:
     head = [
         "setting",
         "method",
-        *(_title(metric) for metric in ("psnr_db", "ssim", "nmse")),
+        *(_title(metric) for metric in _RADIOMAPSEER),
         "PSNR, paper protocol [dB]",
         "published PSNR [dB]",
     ]

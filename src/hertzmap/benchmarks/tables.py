@@ -156,6 +156,7 @@ METRICS = {
     "coverage90": Metric("coverage of 90 %", "1", 2),
     "coverage95": Metric("coverage of 95 %", "1", 2),
     "width90_db": Metric("width of 90 %", "dB", 1),
+    "psnr_lit_db": Metric("PSNR, lit cells", "dB", 2),
     "paper_psnr_db": Metric("PSNR, paper protocol", "dB", 2),
     "paper_ssim": Metric("SSIM, paper protocol", "1", 3),
     "paper_nmse": Metric("NMSE, paper protocol", "1", 4),

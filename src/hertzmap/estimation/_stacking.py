@@ -29,6 +29,8 @@ THREADS = 2
 """Families that are worked on at a time; the answer does not depend on it."""
 FACTOR_STD = 0.5
 """Prior standard deviation of the logarithm of the factor on the spread."""
+DROWNED = (0.5, 0.75)
+"""Share of noise in what reports leave unexplained: from the second on noise drowns the field."""
 
 
 @final
@@ -148,6 +150,22 @@ class GapErrors:
         belief = -0.5 * (np.log(factor / usual) / FACTOR_STD) ** 2
         weight = np.exp(density + belief - np.max(density + belief))
         return float(np.exp(weight @ np.log(factor) / weight.sum()))
+
+    def drowned(self, shares: Float[np.ndarray, " families"]) -> float:
+        """How far noise drowns the field beside the models: 0 not at all, 1 wholly.
+
+        Where the field beside the maps outweighs the noise, its kernel was fitted to the reports
+        and its deviation needs no usual factor; where noise drowns it, the kernel is its prior.
+
+        Args:
+            shares: weights of the families.
+        """
+        first = [family.processes[0] for family in self.families]
+        beside = [one.hyper.variance_db2 + one.hyper.nugget_db2 for one in first]
+        noise = float(np.mean(first[0].observations.noise_var_db2))
+        share = noise / (noise + float(shares @ np.array(beside)))
+        low, high = DROWNED
+        return float(np.clip((share - low) / (high - low), 0.0, 1.0))
 
     def _block_mean(self, value: np.ndarray) -> np.ndarray:
         count = np.bincount(self.block)

@@ -65,8 +65,9 @@ class CombinedConfig:
     offset_reference_dbm: float = 5.0
     """Prior mean of an unknown EIRP per resource element [dBm]: a small cell."""
     spread_scale: float = 0.62
-    """Usual factor on the stated spread, set on the validation cities at the default cell; each
-    map's own left-out reports correct it, see `_stacking.GapErrors.spread_factor`."""
+    """Usual factor on the stated spread where noise drowns the field, set on the validation cities
+    at the default cell; it is 1 where reports are exact (`_stacking.GapErrors.drowned`), and each
+    map's own left-out reports correct it (`spread_factor`)."""
 
     def __post_init__(self) -> None:
         if not (self.prior or self.path_loss):
@@ -188,7 +189,8 @@ class Combined(AbstractEstimator):
         gaps = about.gap_errors(families, free)
         shares = np.exp(gaps.log_shares())
         maps_dbm, spread_db, log_weight = agreed(grid, families, shares)
-        factor = gaps.spread_factor(shares, config.spread_scale)
+        usual = config.spread_scale ** gaps.drowned(shares)
+        factor = gaps.spread_factor(shares, usual)
         rows, cols = site.grid.shape
         maps_dbm, spread_db = maps_dbm[:, :rows, :cols], spread_db[:, :rows, :cols]
         floor_dbm = reference + self.scale.min_db
