@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -137,3 +139,19 @@ def test_noise_drowns_the_field_where_it_outweighs_what_the_kernel_leaves_open(n
     families = [a_family(place, value, east, noise_db=noise_db)]
     gaps = stacking.GapErrors.of(families, stacking.square_blocks(place, 10.0))
     assert gaps.drowned(np.ones(1)) == drowned
+
+
+def test_a_nugget_taken_for_noise_leaves_means_and_predictions_and_narrows_the_field():
+    place, value = a_field()
+    family = a_family(place, value, east)
+    hyper = gp.Hyperparameters(4.0, 3.0, 2.0)
+    first = gp.condition(family.processes[0].observations, hyper)
+    family = dataclasses.replace(family, processes=[first])
+    other = family.with_nugget_as_noise()
+    chosen = np.zeros(1, int)
+    np.testing.assert_allclose(other.maps_dbm(GRID, chosen), family.maps_dbm(GRID, chosen))
+    np.testing.assert_allclose(
+        family.deviation_db(GRID) ** 2 - other.deviation_db(GRID) ** 2, 2.0, atol=1e-4
+    )
+    again = gp.condition(other.processes[0].observations, other.processes[0].hyper)
+    np.testing.assert_allclose(again.weight, first.weight, rtol=1e-6)

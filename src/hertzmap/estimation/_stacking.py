@@ -12,7 +12,7 @@ width of the blocks and the pseudo-block are ours.
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
@@ -57,6 +57,26 @@ class Family:
         """Posterior means of the chosen ones."""
         processes, terms = zip(*((self.processes[k], self.terms[k]) for k in chosen), strict=True)
         return self.mean_dbm[chosen] + means_db(processes, grid, terms, self.stride)
+
+    def with_nugget_as_noise(self) -> "Family":
+        """The same processes, whose nugget is noise of the reports and no deviation of the field.
+
+        Means, evidence and predictions of left-out reports stay; `deviation_db` shrinks.
+        """
+        return replace(
+            self,
+            processes=[
+                replace(
+                    one,
+                    hyper=replace(one.hyper, nugget_db2=0.0),
+                    observations=replace(
+                        one.observations,
+                        noise_var_db2=one.observations.noise_var_db2 + one.hyper.nugget_db2,
+                    ),
+                )
+                for one in self.processes
+            ],
+        )
 
     def deviation_db(self, grid: Grid) -> Float[np.ndarray, "rows cols"]:
         """Posterior deviation of the likeliest; the others' differ by their terms alone."""

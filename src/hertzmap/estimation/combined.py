@@ -143,7 +143,9 @@ class Combined(AbstractEstimator):
         config = self.config
         generator = np.random.default_rng(seed)
         reports, level_db = without_offsets(reports, operator, generator)
+        stated_db = reports.noise_db
         reports = with_fitted_noise(reports, operator, generator)
+        understated = bool((reports.noise_db > stated_db).any())
         about = Conditioning(operator, reports)
         reference = reports.reference_dbm
         known = reference is not None
@@ -186,6 +188,8 @@ class Combined(AbstractEstimator):
                 members = found.members(config.engines, generator)
                 families.append(about.engine(engine, *members, about.few(generator), reference))
                 places = found.places()
+        if understated:  # what the first look left of it is still noise
+            families = [family.with_nugget_as_noise() for family in families]
         gaps = about.gap_errors(families, free)
         shares = np.exp(gaps.log_shares())
         maps_dbm, spread_db, log_weight = agreed(grid, families, shares)
