@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import shapely
 
-from hertzmap.scenes._solids import prism
+from hertzmap.scenes._solids import extrude
 from hertzmap.scenes.export import write_mitsuba
 from hertzmap.scenes.synthetic import city
 
