@@ -120,13 +120,13 @@ def _with_corners_on_edges(
     place = corner[unique]
     while todo:
         a, b, c = todo.pop()
-        if _cross(corner[b] - corner[a], corner[c] - corner[a]) == 0:
+        if not _cross(corner[[b]] - corner[a], corner[[c]] - corner[a])[0]:
             continue  # a line; its middle corner splits the neighbours
         for u, v, w in ((a, b, c), (b, c, a), (c, a, b)):
             along = place - corner[u]
-            edge = corner[v] - corner[u]
-            reach = along @ edge
-            on = (_cross(along, edge) == 0) & (reach > 0) & (reach < edge @ edge)
+            edge = corner[[v]] - corner[u]
+            reach = np.sum(along * edge, axis=1)
+            on = (_cross(along, edge) == 0) & (reach > 0) & (reach < np.sum(edge**2))
             if on.any():
                 middle = int(unique[on.argmax()])
                 todo += [[u, middle, w], [middle, v, w]]
