@@ -265,8 +265,8 @@ def test_mitsuba_files_name_each_other_and_hold_the_scene(tmp_path):
     assert {bsdf.get("type") for bsdf in materials.values()} == {"itu-radio-material"}
     shapes = {shape.get("id"): shape for shape in root.findall("shape")}
     assert set(shapes) == {"mesh-buildings-concrete", "mesh-ground"}
-    assert {shape.find("ref").get("id") for shape in shapes.values()} == set(materials)
-    files = [path.parent / shape.find("string").get("value") for shape in shapes.values()]
+    assert {ref.get("id") for ref in root.findall("shape/ref")} == set(materials)
+    files = [path.parent / name.get("value", "") for name in root.findall("shape/string")]
     assert sorted(files) == sorted(path.parent.rglob("*.ply"))
     points, triangles = read_ply(path.parent / "meshes" / "buildings-concrete.ply")
     (surface,) = building_meshes(scene, None).values()

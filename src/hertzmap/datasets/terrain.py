@@ -40,6 +40,7 @@ def read_dem(
         DataError: if the file is missing, has no CRS, is not in metres or has holes there.
     """
     import rasterio
+    from rasterio.errors import RasterioError
     from rasterio.warp import Resampling, reproject
 
     if scene.crs == "LOCAL":
@@ -63,7 +64,7 @@ def read_dem(
                 dst_nodata=np.nan,
                 resampling=Resampling.bilinear,
             )
-    except rasterio.errors.RasterioError as error:
+    except RasterioError as error:
         msg = f"{path} cannot be read as a DEM ({error}); give a GeoTIFF of heights"
         raise DataError(msg) from error
     missing = float(np.isnan(from_north).mean())

@@ -122,7 +122,7 @@ def base_m(scene: Scene, terrain: Terrain | None) -> Float[np.ndarray, " buildin
     place, rim = shapely.get_coordinates(rims, return_index=True)
     lowest = np.full(len(shapes), np.inf)
     np.minimum.at(lowest, rim, terrain.up_at(place))
-    centres = shapely.points(terrain.grid.centres_m().reshape(-1, 2))
+    centres = np.asarray(shapely.points(terrain.grid.centres_m().reshape(-1, 2)))
     shape, centre = shapely.STRtree(centres).query(shapes, predicate="intersects")
     np.minimum.at(lowest, shape, terrain.up_m.ravel()[centre])
     return lowest

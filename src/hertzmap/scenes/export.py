@@ -169,6 +169,7 @@ def _glb(made: dict[str, tuple[str, Surface]], record: dict[str, Any]) -> bytes:
     """Meshes as binary glTF; without normals in the file, viewers shade each triangle flat."""
     import trimesh
     from trimesh.exchange.gltf import export_glb
+    from trimesh.visual import TextureVisuals
     from trimesh.visual.material import PBRMaterial
 
     world = trimesh.Scene(metadata=record | {"axes": "east, up, -north [m]"})
@@ -177,7 +178,7 @@ def _glb(made: dict[str, tuple[str, Surface]], record: dict[str, Any]) -> bytes:
         colour = [*_COLOUR.get(material, _COLOUR[GROUND]), 255]
         shown = trimesh.Trimesh(turned, mesh.triangles, process=False)
         surface = PBRMaterial(material, baseColorFactor=colour, metallicFactor=0, roughnessFactor=1)
-        shown.visual = trimesh.visual.TextureVisuals(material=surface)
+        shown.visual = TextureVisuals(material=surface)
         world.add_geometry(shown, node_name=name, geom_name=name)
 
     def sign(tree: dict[str, Any]) -> None:
