@@ -47,9 +47,12 @@ _NO_PART_OF_TRUTHS = (
     "_solids.py",
     "arrays.py",
     "calibration.py",
+    "channel_base.py",
     "export.py",
+    "path_layers.py",
     "response.py",
     "scatter.py",
+    "sionna_rt.py",
 )
 _GRID = TypeAdapter(Grid)
 _TRANSMITTER = TypeAdapter(Transmitter | None)
