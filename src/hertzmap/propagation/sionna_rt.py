@@ -20,16 +20,17 @@ Source: Sionna RT, Hoydis et al. (arXiv 2303.11103, 2504.21719), version 2.2.
 
 import logging
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 import numpy as np
 import shapely
 from jaxtyping import Bool, Complex, Float, Int, UInt8
-from pydantic import ConfigDict
 
 from hertzmap.core.channels import (
     DIFFRACTED,
@@ -38,11 +39,15 @@ from hertzmap.core.channels import (
     TRANSMITTED,
     Channels,
 )
-from hertzmap.core.errors import ConfigError, MissingExtraError, PropagationError
-from hertzmap.core.types import Scene, Transmitter
+from hertzmap.core.errors import MissingExtraError, PropagationError
+from hertzmap.core.grid import Grid
+from hertzmap.core.types import RadioMap, Scene, Transmitter
 from hertzmap.core.units import wavelength_m
 from hertzmap.propagation.channel_base import AbstractChannelBackend
+from hertzmap.propagation.path_layers import layers_from_paths
+from hertzmap.propagation.ray_budget import LEAST_HITS, RayBudget, SionnaConfig, expected_hits
 from hertzmap.scenes.export import write_mitsuba
+from hertzmap.scenes.raster import rasterize
 
 logger = logging.getLogger(__name__)
 
@@ -50,71 +55,10 @@ KNOWN_PATHS = 16_777_213
 """Length of the table of known paths, a prime; 64 MiB for each of its two hashes."""
 FULL = 0.8
 """A block that fills this share of the limit of paths is split."""
-LANE_BYTES = 56
-"""Memory of the tracer for each ray, depth and receiver, measured [bytes]."""
 BAD_LLVM = (15, 16)
 """Major versions with which a solve ends the whole process on processors with AVX-512."""
 LEAST_LLVM = 15
 """Older ones are refused by Dr.Jit."""
-
-
-@final
-@dataclass(frozen=True)
-class RayBudget:
-    """Rays of one kind of result."""
-
-    rays: int
-    """Rays that leave each station."""
-    diffraction: bool
-    """Whether paths may bend at one edge."""
-
-
-@final
-@dataclass(frozen=True)
-class SionnaConfig:
-    """How paths are sought."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
-
-    depth: int = 3
-    """Most interactions of a path."""
-    refraction: bool = False
-    """Whether rays pass walls; on, they light rooms whose walls are one thin sheet."""
-    channels: RayBudget = RayBudget(100_000, True)
-    """For `SionnaScene.channels`; without diffraction only half as many links have a path."""
-    path_map: RayBudget = RayBudget(10_000, False)
-    """For `SionnaScene.path_map`."""
-    radio_map: RayBudget = RayBudget(10_000_000, False)
-    """For `SionnaScene.radio_map`."""
-    height_m: float = 1.5
-    """Height of the receivers of maps above ground [m]."""
-    max_paths: int = 100_000
-    """Room for candidate paths of a station and a block of receivers, allocated in advance."""
-    memory_mib: int = 640
-    """Bound of the tracer's working memory, which sets the length of blocks [MiB]."""
-    seed: int = 0
-    """Of the draws that pick edges; at least 0."""
-
-    def __post_init__(self) -> None:
-        budgets = (self.channels, self.path_map, self.radio_map)
-        if (
-            self.depth < 0
-            or min(one.rays for one in budgets) < 1
-            or min(self.max_paths, self.memory_mib) < 1
-            or self.seed < 0
-            or self.height_m <= 0
-        ):
-            msg = (
-                "SionnaConfig needs depth and seed of at least 0, rays, max_paths and memory_mib "
-                f"of at least 1 and height_m above 0, got {self}"
-            )
-            raise ConfigError(msg)
-
-    def block(self, rays: int) -> int:
-        """Receivers traced at once within the memory bound: a power of two."""
-        lanes = max(self.depth, 1) * rays
-        most = self.memory_mib * 2**20 // (lanes * LANE_BYTES)
-        return 1 << max(int(most).bit_length() - 1, 0)
 
 
 @final
@@ -131,6 +75,9 @@ class _Paths:
     depth: UInt8[np.ndarray, " paths"]
 
 
+_PROBE = {"num_rows": 1, "num_cols": 1, "pattern": "iso", "polarization": "VH"}
+ISOTROPIC = "iso"
+_SAME_PATTERNS = {"isotropic": ISOTROPIC, "sector": "tr38901"}
 _FIELDS = ("gain", "delay_s", "departure_rad", "arrival_rad", "kind", "depth")
 
 
@@ -140,13 +87,10 @@ class SionnaScene(AbstractChannelBackend):
 
     def __init__(self, loaded: Any, config: SionnaConfig, scene: Scene | None) -> None:
         """Take over a scene that Sionna has loaded; use `of` or `load`."""
-        modules = sionna()
         self.config = config
         self.scene = scene
-        self._loaded = loaded
-        probe = {"num_rows": 1, "num_cols": 1, "pattern": "iso", "polarization": "VH"}
-        self._loaded.tx_array = modules.rt.PlanarArray(**probe)
-        self._loaded.rx_array = modules.rt.PlanarArray(**probe)
+        self.loaded = loaded
+        self.loaded.rx_array = sionna().rt.PlanarArray(**_PROBE)
 
     @classmethod
     def of(cls, scene: Scene, config: SionnaConfig | None = None) -> "SionnaScene":
@@ -198,11 +142,72 @@ class SionnaScene(AbstractChannelBackend):
             PropagationError: if a station is inside a building, its carrier is outside a
                 material's range, or one UE alone has more paths than `SionnaConfig.max_paths`.
         """
+        return self._channels(transmitters, ue_m, velocity_m_s, self.config.channels)
+
+    def path_map(
+        self,
+        transmitters: tuple[Transmitter, ...],
+        grid: Grid,
+        free: Bool[np.ndarray, "{grid.rows} {grid.cols}"] | None = None,
+    ) -> RadioMap:
+        """Layers from the paths to a receiver at the centre of each outdoor cell.
+
+        Nearly free of noise, with delays, line of sight and angles; some 3 ms of processor time per
+        cell and station at 10,000 rays. Deep shadow stays dark: cells without a path are masked.
+
+        Args:
+            transmitters: the stations, with their patterns.
+            grid: cells of the maps.
+            free: outdoor cells; by default those of the scene.
+
+        Raises:
+            PropagationError: as `channels`.
+        """
+        cell = np.flatnonzero(self._free(grid, free))
+        places = grid.centres_m().reshape(-1, 2)[cell]
+        receivers = np.column_stack([places, np.full(len(cell), self.config.height_m)])
+        found = self._channels(transmitters, receivers, None, self.config.path_map)
+        return layers_from_paths(found, grid, cell)
+
+    def radio_map(
+        self,
+        transmitters: tuple[Transmitter, ...],
+        grid: Grid,
+        free: Bool[np.ndarray, "{grid.rows} {grid.cols}"] | None = None,
+    ) -> RadioMap:
+        """Path gain by shooting rays and counting hits: quick, noisy, no other layer.
+
+        The mean over a cell's area and both polarisations. Cells that no ray hits are masked. A
+        warning is logged where the budget is too small for the cells, see `expected_hits`.
+
+        Args:
+            transmitters: the stations; isotropic or with the sector pattern, which is the same
+                function in Sionna.
+            grid: cells of the maps.
+            free: outdoor cells; by default those of the scene.
+
+        Raises:
+            PropagationError: as `channels`, or if a pattern needs the angles of paths.
+        """
+        outdoors = self._free(grid, free)
+        gains = [self._shoot(one, grid, outdoors) for one in transmitters]
+        power = np.stack([np.where(outdoors, one, 0.0) for one in gains]).astype(np.float64)
+        valid = power > 0
+        gain_db = 10.0 * np.log10(np.where(valid, power, np.nan))
+        return RadioMap(grid, gain_db, valid, transmitters)
+
+    def _channels(
+        self,
+        transmitters: tuple[Transmitter, ...],
+        ue_m: Float[np.ndarray, "snapshots 3"],
+        velocity_m_s: Float[np.ndarray, "snapshots 3"] | None,
+        budget: RayBudget,
+    ) -> Channels:
         still = np.zeros_like(ue_m) if velocity_m_s is None else velocity_m_s
         outdoors = np.flatnonzero(~self._indoors(ue_m))
         if len(outdoors) < len(ue_m):
             logger.info("%d of %d UEs are indoors", len(ue_m) - len(outdoors), len(ue_m))
-        found = [self._trace(one, ue_m[outdoors], self.config.channels) for one in transmitters]
+        found = [self._trace(one, ue_m[outdoors], budget) for one in transmitters]
         stations = len(transmitters)
         snapshot = [outdoors[part.place] for part in found]
         link = np.concatenate([stations * who + s for s, who in enumerate(snapshot)])
@@ -226,33 +231,58 @@ class SionnaScene(AbstractChannelBackend):
         self, transmitter: Transmitter, places_m: Float[np.ndarray, "places 3"], budget: RayBudget
     ) -> _Paths:
         """Paths of one station to places that are outdoors, block by block."""
-        self._check_station(transmitter)
-        self._check_carrier(transmitter.carrier_hz)
-        if not np.isclose(float(self._loaded.frequency[0]), transmitter.carrier_hz, rtol=1e-7):
-            self._loaded.frequency = transmitter.carrier_hz
-        rt = sionna().rt
-        station = rt.Transmitter("station", [float(x) for x in transmitter.place_m])
-        self._loaded.add(station)
-        try:
-            block = self.config.block(budget.rays)
-            starts = range(0, len(places_m), block)
+        with self.station(transmitter, ISOTROPIC):
             parts = [
                 part
-                for start in starts
-                for part in self._block(places_m, start, min(start + block, len(places_m)), budget)
+                for run in self.blocks(len(places_m), budget)
+                for part in self._block(places_m, run.start, run.stop, budget)
             ]
-        finally:
-            self._loaded.remove("station")
-        if not parts:
-            parts = [_none()]
+        parts = parts or [_none()]
         names = ("place", *_FIELDS)
         return _Paths(*(np.concatenate([getattr(part, n) for part in parts]) for n in names))
+
+    def blocks(self, places: int, budget: RayBudget) -> list[slice]:
+        """Runs of places that are traced at once."""
+        block = self.config.block(budget.rays)
+        return [slice(start, min(start + block, places)) for start in range(0, places, block)]
+
+    @contextmanager
+    def station(self, transmitter: Transmitter, pattern: str) -> Iterator[None]:
+        """The tracer's scene with one station in it, at its carrier, if both are fit."""
+        rt = sionna().rt
+        self._check_station(transmitter)
+        self.tune(transmitter.carrier_hz)
+        self.loaded.tx_array = rt.PlanarArray(**{**_PROBE, "pattern": pattern})
+        turn = [
+            float(x) for x in (transmitter.yaw_rad, transmitter.pitch_rad, transmitter.roll_rad)
+        ]
+        turn = [0.0, 0.0, 0.0] if pattern == ISOTROPIC else turn
+        place = [float(x) for x in transmitter.place_m]
+        self.loaded.add(rt.Transmitter("station", place, turn))
+        try:
+            yield
+        finally:
+            self.loaded.remove("station")
+
+    @contextmanager
+    def receivers(self, places_m: Float[np.ndarray, "places 3"]) -> Iterator[None]:
+        """Receivers at all places, the last one repeated up to a power of two."""
+        rt = sionna().rt
+        length = 1 << (len(places_m) - 1).bit_length()
+        padded = np.concatenate([places_m, np.repeat(places_m[-1:], length - len(places_m), 0)])
+        names = [f"ue-{number}" for number in range(length)]
+        for name, place in zip(names, padded.tolist(), strict=True):
+            self.loaded.add(rt.Receiver(name, place))
+        try:
+            yield
+        finally:
+            self.loaded.remove(names)
 
     def _block(
         self, places_m: Float[np.ndarray, "places 3"], first: int, last: int, budget: RayBudget
     ) -> list[_Paths]:
         """Paths to places ``first`` to ``last``; halves the block where it has too many."""
-        paths, candidates = self._solve(places_m[first:last], budget)
+        paths, candidates = self._candidates(places_m[first:last], budget)
         if candidates < FULL * self.config.max_paths:
             return [_flat(paths, first, last - first)]
         if last - first == 1:
@@ -268,30 +298,80 @@ class SionnaScene(AbstractChannelBackend):
             *self._block(places_m, middle, last, budget),
         ]
 
-    def _solve(self, places_m: Float[np.ndarray, "places 3"], budget: RayBudget) -> tuple[Any, int]:
-        """Sionna's paths to all places, the last one repeated up to a power of two."""
+    def _candidates(
+        self, places_m: Float[np.ndarray, "places 3"], budget: RayBudget
+    ) -> tuple[Any, int]:
+        """Sionna's paths to all places and some copies of the last, and the candidates' number."""
+        solver, counter = sionna().path_solver()
+        with self.receivers(places_m):
+            return self.solve(solver, budget), counter.candidates
+
+    def solve(self, solver: Any, budget: RayBudget) -> Any:
+        """Sionna's paths between the station and the receivers that are in the scene."""
+        return solver(
+            self.loaded,
+            max_depth=self.config.depth,
+            max_num_paths_per_src=self.config.max_paths,
+            samples_per_src=budget.rays,
+            refraction=self.config.refraction,
+            diffraction=budget.diffraction,
+            seed=self.config.seed,
+        )
+
+    def _shoot(
+        self, transmitter: Transmitter, grid: Grid, free: Bool[np.ndarray, "rows cols"]
+    ) -> Float[np.ndarray, "rows cols"]:
+        """Path gain of one station as a power ratio; 0 where no ray came."""
+        pattern = _SAME_PATTERNS.get(transmitter.pattern.kind)
+        if pattern is None:
+            msg = (
+                f"radio_map knows no directions, and the pattern {transmitter.pattern.kind!r} of "
+                f"transmitter {transmitter.name!r} is not one of Sionna's; use path_map"
+            )
+            raise PropagationError(msg)
+        rays, height_m = self.config.radio_map.rays, self.config.height_m
+        hits = (
+            np.median(expected_hits(transmitter, grid, rays, height_m)[free]) if free.any() else 0
+        )
+        logger.info("%.2g rays per cell (median) straight from the station", hits)
+        if hits < LEAST_HITS:
+            logger.warning(
+                "only %.2g of %d rays cross a cell of %g m straight (median): take %.0e rays or "
+                "a coarser grid, or path_map",
+                *(hits, rays, grid.spacing_m, rays * LEAST_HITS / max(hits, 1e-9)),
+            )
         modules = sionna()
-        length = 1 << (len(places_m) - 1).bit_length()
-        padded = np.concatenate([places_m, np.repeat(places_m[-1:], length - len(places_m), 0)])
-        names = [f"ue-{number}" for number in range(length)]
-        for name, place in zip(names, padded.tolist(), strict=True):
-            self._loaded.add(modules.rt.Receiver(name, place))
-        try:
-            solver = modules.rt.PathSolver(deterministic=True)
-            counter = modules.counting(solver)
-            paths = solver(
-                self._loaded,
+        mi = modules.mi
+        west, south, east, north = grid.bounds_m
+        circular = (
+            mi.TensorXf(np.array([[0.5**0.5, 0.0]])),
+            mi.TensorXf(np.array([[0.0, 0.5**0.5]])),
+        )
+        with self.station(transmitter, pattern):
+            found = modules.rt.RadioMapSolver()(
+                self.loaded,
+                center=mi.Point3f(0.5 * (west + east), 0.5 * (south + north), height_m),
+                orientation=mi.Point3f(0.0, 0.0, 0.0),
+                size=mi.Point2f(
+                    *((count - 0.5) * grid.spacing_m for count in (grid.cols, grid.rows))
+                ),
+                cell_size=mi.Point2f(grid.spacing_m, grid.spacing_m),
+                precoding_vec=circular,
+                samples_per_tx=rays,
                 max_depth=self.config.depth,
-                max_num_paths_per_src=self.config.max_paths,
-                samples_per_src=budget.rays,
                 refraction=self.config.refraction,
-                diffraction=budget.diffraction,
+                diffraction=self.config.radio_map.diffraction,
                 seed=self.config.seed,
             )
-        finally:
-            for name in names:
-                self._loaded.remove(name)
-        return paths, counter.candidates
+        return found.path_gain.numpy()[0]
+
+    def _free(self, grid: Grid, free: np.ndarray | None) -> Bool[np.ndarray, "rows cols"]:
+        """Outdoor cells: those given, or those of the scene."""
+        if free is not None:
+            return free
+        if self.scene is None:
+            return np.ones(grid.shape, dtype=bool)
+        return rasterize(self.scene, grid).free
 
     def _indoors(self, places_m: Float[np.ndarray, "places 3"]) -> Bool[np.ndarray, " places"]:
         """Whether each place is inside a building, below its roof."""
@@ -313,12 +393,21 @@ class SionnaScene(AbstractChannelBackend):
             )
             raise PropagationError(msg)
 
-    def _check_carrier(self, carrier_hz: float) -> None:
-        """Refuse a carrier outside the range of one of the scene's ITU materials."""
+    def tune(self, carrier_hz: float) -> None:
+        """Set the carrier, and with it the materials that follow it.
+
+        Raises:
+            PropagationError: if the carrier is outside the range of one of the scene's materials.
+        """
         ranges = sionna().itu
-        for name, material in self._loaded.radio_materials.items():
+        for name, material in self.loaded.radio_materials.items():
             kind = getattr(material, "itu_type", None)
-            if kind is None or any(low <= carrier_hz / 1e9 <= high for low, high in ranges[kind]):
+            fixed = getattr(material, "frequency_update_callback", None) is None
+            if (
+                kind is None
+                or fixed
+                or any(low <= carrier_hz / 1e9 <= high for low, high in ranges[kind])
+            ):
                 continue
             spans = " or ".join(f"{low:g} to {high:g} GHz" for low, high in ranges[kind])
             msg = (
@@ -326,6 +415,9 @@ class SionnaScene(AbstractChannelBackend):
                 f"{carrier_hz / 1e9:g} GHz; choose another carrier or material"
             )
             raise PropagationError(msg)
+        if float(self.loaded.frequency[0]) != np.float32(carrier_hz):
+            modules = sionna()  # an opaque number is not compiled into kernels
+            self.loaded.frequency = modules.dr.opaque(modules.mi.Float, carrier_hz)
 
 
 def check_llvm(version: tuple[int, ...]) -> None:
@@ -395,12 +487,13 @@ def sionna() -> SimpleNamespace:
             self.candidates = int(buffer.paths_counter[0])
             return buffer
 
-    def counting(solver: Any) -> Counting:
-        solver._candidate_generator = Counting()
-        return solver._candidate_generator
+    def path_solver() -> tuple[Any, Counting]:
+        solver, counter = rt.PathSolver(deterministic=True), Counting()
+        solver._candidate_generator = counter
+        return solver, counter
 
     return SimpleNamespace(
-        rt=rt, mi=mitsuba, dr=drjit, itu=ITU_MATERIALS_PROPERTIES, counting=counting
+        rt=rt, mi=mitsuba, dr=drjit, itu=ITU_MATERIALS_PROPERTIES, path_solver=path_solver
     )
 
 
