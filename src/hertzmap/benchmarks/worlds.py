@@ -44,6 +44,7 @@ LEAST_SERVED = 0.30
 """Share of free cells above the scale's floor below which a draw is rejected."""
 _MOST_DRAWS = 20
 _NO_PART_OF_TRUTHS = (
+    "_meshes.py",
     "_solids.py",
     "arrays.py",
     "calibration.py",
