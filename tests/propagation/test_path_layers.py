@@ -24,6 +24,8 @@ def test_free_space_layers_are_friis_with_pattern_straight_delay_and_angles():
     ue_m = _receivers(cell)
     world = ScatterWorld(ScatterConfig(scatterers=0), seed=0)
     layers = layers_from_paths(world.channels(STATIONS, ue_m), GRID, cell)
+    assert layers.toa_s is not None and layers.los is not None
+    assert layers.aod_rad is not None and layers.aoa_rad is not None
     for number, station in enumerate(STATIONS):
         vector = ue_m - np.array(station.place_m)
         length = np.linalg.norm(vector, axis=1)
@@ -47,6 +49,7 @@ def test_the_delay_is_the_earliest_within_25_db_of_the_strongest_and_powers_add(
     world = ScatterWorld(ScatterConfig(scatterers=25), seed=3)
     channels = world.channels(STATIONS, _receivers(cell))
     layers = layers_from_paths(channels, GRID, cell)
+    assert layers.toa_s is not None and layers.aod_rad is not None
     for snapshot in cell:
         row, col = divmod(int(snapshot), 4)
         for number, station in enumerate(STATIONS):

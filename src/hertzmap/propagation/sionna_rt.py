@@ -41,7 +41,7 @@ from hertzmap.core.channels import (
 )
 from hertzmap.core.errors import MissingExtraError, PropagationError
 from hertzmap.core.grid import Grid
-from hertzmap.core.types import RadioMap, Scene, Transmitter
+from hertzmap.core.types import RadioMap, Scene, Terrain, Transmitter
 from hertzmap.core.units import wavelength_m
 from hertzmap.propagation.channel_base import AbstractChannelBackend
 from hertzmap.propagation.path_layers import layers_from_paths
@@ -85,29 +85,35 @@ _FIELDS = ("gain", "delay_s", "departure_rad", "arrival_rad", "kind", "depth")
 class SionnaScene(AbstractChannelBackend):
     """A scene in the tracer's memory. Not to be shared by threads."""
 
-    def __init__(self, loaded: Any, config: SionnaConfig, scene: Scene | None) -> None:
+    def __init__(
+        self, loaded: Any, config: SionnaConfig, scene: Scene | None, terrain: Terrain | None
+    ) -> None:
         """Take over a scene that Sionna has loaded; use `of` or `load`."""
         self.config = config
         self.scene = scene
+        self.terrain = terrain
         self.loaded = loaded
         self.loaded.rx_array = sionna().rt.PlanarArray(**_PROBE)
 
     @classmethod
-    def of(cls, scene: Scene, config: SionnaConfig | None = None) -> "SionnaScene":
+    def of(
+        cls, scene: Scene, config: SionnaConfig | None = None, *, terrain: Terrain | None = None
+    ) -> "SionnaScene":
         """Export a scene with its ground to a temporary folder and load it.
 
         Args:
-            scene: buildings with heights and materials; flat ground is added.
+            scene: buildings with heights and materials.
             config: how paths are sought.
+            terrain: the ground, which places are above; flat if None.
 
         Raises:
             MissingExtraError: if the extra ``rt`` or a fit LLVM is missing.
-            SceneError: if a material is not known.
+            SceneError: if a material is not known or the terrain is too small.
         """
         sionna()
         with tempfile.TemporaryDirectory(prefix="hertzmap-sionna-") as folder:
-            loaded = _load(write_mitsuba(scene, Path(folder) / "scene"))
-        return cls(loaded, config or SionnaConfig(), scene)
+            loaded = _load(write_mitsuba(scene, Path(folder) / "scene", terrain=terrain))
+        return cls(loaded, config or SionnaConfig(), scene, terrain)
 
     @classmethod
     def load(cls, path: Path | None, config: SionnaConfig | None = None) -> "SionnaScene":
@@ -121,7 +127,7 @@ class SionnaScene(AbstractChannelBackend):
             MissingExtraError: if the extra ``rt`` or a fit LLVM is missing.
             PropagationError: if the file cannot be loaded.
         """
-        return cls(_load(path), config or SionnaConfig(), None)
+        return cls(_load(path), config or SionnaConfig(), None, None)
 
     def channels(
         self,
@@ -187,8 +193,11 @@ class SionnaScene(AbstractChannelBackend):
             free: outdoor cells; by default those of the scene.
 
         Raises:
-            PropagationError: as `channels`, or if a pattern needs the angles of paths.
+            PropagationError: as `channels`, if a pattern needs the angles of paths, or on terrain.
         """
+        if self.terrain is not None:
+            msg = "radio_map takes a level plane, which runs below a terrain; use path_map"
+            raise PropagationError(msg)
         outdoors = self._free(grid, free)
         gains = [self._shoot(one, grid, outdoors) for one in transmitters]
         power = np.stack([np.where(outdoors, one, 0.0) for one in gains]).astype(np.float64)
@@ -257,7 +266,7 @@ class SionnaScene(AbstractChannelBackend):
             float(x) for x in (transmitter.yaw_rad, transmitter.pitch_rad, transmitter.roll_rad)
         ]
         turn = [0.0, 0.0, 0.0] if pattern == ISOTROPIC else turn
-        place = [float(x) for x in transmitter.place_m]
+        place = self._lifted(np.array([transmitter.place_m]))[0].tolist()
         self.loaded.add(rt.Transmitter("station", place, turn))
         try:
             yield
@@ -270,6 +279,7 @@ class SionnaScene(AbstractChannelBackend):
         rt = sionna().rt
         length = 1 << (len(places_m) - 1).bit_length()
         padded = np.concatenate([places_m, np.repeat(places_m[-1:], length - len(places_m), 0)])
+        padded = self._lifted(padded)
         names = [f"ue-{number}" for number in range(length)]
         for name, place in zip(names, padded.tolist(), strict=True):
             self.loaded.add(rt.Receiver(name, place))
@@ -373,6 +383,13 @@ class SionnaScene(AbstractChannelBackend):
             return np.ones(grid.shape, dtype=bool)
         return rasterize(self.scene, grid).free
 
+    def _lifted(self, places_m: Float[np.ndarray, "places 3"]) -> Float[np.ndarray, "places 3"]:
+        """Places above the ground in the tracer's frame, in which the ground may rise."""
+        lifted = places_m.astype(np.float64)
+        if self.terrain is not None:
+            lifted[:, 2] += self.terrain.up_at(lifted[:, :2])
+        return lifted
+
     def _indoors(self, places_m: Float[np.ndarray, "places 3"]) -> Bool[np.ndarray, " places"]:
         """Whether each place is inside a building, below its roof."""
         inside = np.zeros(len(places_m), dtype=bool)
@@ -475,7 +492,9 @@ def sionna() -> SimpleNamespace:
         check_llvm(tuple(drjit.detail.llvm_version()))
     SBCandidateGenerator.MIN_SPEC_COUNT_SIZE = KNOWN_PATHS
 
-    class Counting(SBDeterministicCandidateGenerator):
+    generator: Any = SBDeterministicCandidateGenerator
+
+    class Counting(generator):
         """Keeps the number of candidates, of which Sionna drops what exceeds its limit."""
 
         candidates = 0
