@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, final
@@ -469,8 +470,8 @@ def sionna() -> SimpleNamespace:
         MissingExtraError: if the extra ``rt`` or a fit LLVM is missing, with the remedy.
     """
     try:
-        import drjit
-        import mitsuba
+        drjit: Any = import_module("drjit")
+        mitsuba: Any = import_module("mitsuba")
     except ImportError as error:
         msg = (
             f"ray tracing needs the extra rt ({error}): pip install 'hertzmap[rt]'. "
@@ -478,10 +479,10 @@ def sionna() -> SimpleNamespace:
         )
         raise MissingExtraError(msg) from error
     try:
-        import sionna.rt as rt
-        from sionna.rt.path_solvers.sb_candidate_generator import SBCandidateGenerator
-        from sionna.rt.path_solvers.sb_deterministic import SBDeterministicCandidateGenerator
-        from sionna.rt.radio_materials.itu import ITU_MATERIALS_PROPERTIES
+        rt: Any = import_module("sionna.rt")
+        candidates: Any = import_module("sionna.rt.path_solvers.sb_candidate_generator")
+        generator: Any = import_module("sionna.rt.path_solvers.sb_deterministic")
+        itu: Any = import_module("sionna.rt.radio_materials.itu")
     except ModuleNotFoundError as error:
         msg = f"ray tracing needs the extra rt ({error}): pip install 'hertzmap[rt]'"
         raise MissingExtraError(msg) from error
@@ -490,11 +491,9 @@ def sionna() -> SimpleNamespace:
         raise MissingExtraError(msg) from error
     if (mitsuba.variant() or "").startswith("llvm"):
         check_llvm(tuple(drjit.detail.llvm_version()))
-    SBCandidateGenerator.MIN_SPEC_COUNT_SIZE = KNOWN_PATHS
+    candidates.SBCandidateGenerator.MIN_SPEC_COUNT_SIZE = KNOWN_PATHS
 
-    generator: Any = SBDeterministicCandidateGenerator
-
-    class Counting(generator):
+    class Counting(generator.SBDeterministicCandidateGenerator):
         """Keeps the number of candidates, of which Sionna drops what exceeds its limit."""
 
         candidates = 0
@@ -512,7 +511,11 @@ def sionna() -> SimpleNamespace:
         return solver, counter
 
     return SimpleNamespace(
-        rt=rt, mi=mitsuba, dr=drjit, itu=ITU_MATERIALS_PROPERTIES, path_solver=path_solver
+        rt=rt,
+        mi=mitsuba,
+        dr=drjit,
+        itu=itu.ITU_MATERIALS_PROPERTIES,
+        path_solver=path_solver,
     )
 
 
