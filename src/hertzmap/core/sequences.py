@@ -68,7 +68,9 @@ QUANTITIES: dict[str, Quantity] = {
     "beam_id": Quantity("phy", "", "which beams these are", most=32767, ports=True),
     "serving_cell": Quantity("mac", "", "1 for the serving cell, else 0"),
     "neighbours": Quantity("mac", "", "rank in the list of neighbours, from 1", most=8),
-    "timing_advance": Quantity("mac", "", "timing advance", most=3846, serving=True),
+    "timing_advance": Quantity(
+        "mac", "", "timing advance", most=kpi.MOST_TIMING_ADVANCE, serving=True
+    ),
     "phr": Quantity("mac", "dB", "power headroom", most=63, serving=True),
     "dl_throughput": Quantity("mac", "Mbit/s", "downlink throughput", serving=True),
     "bler": Quantity("mac", "", "share of blocks lost", serving=True),
