@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -374,3 +375,13 @@ def test_broken_json_is_refused_by_its_place(tmp_path):
         read_measurements(path)
     with pytest.raises(DataError, match="by PCI"):
         write_measurements(path, replace(own, pci=np.array([1, 2, -1, 4, 5])))
+
+
+def test_the_example_of_the_documentation_is_read(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "data-formats.md").read_text()
+    example = text.split("```json\n")[1].split("```")[0]
+    path = tmp_path / "r.json"
+    path.write_text(example)
+    found = read_measurements(path)
+    assert found.cell_id[found.serving[0, 0]] == 11
+    assert found.index["ss_rsrp"].ravel().tolist() == [70, 66]
