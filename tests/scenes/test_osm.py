@@ -40,6 +40,16 @@ def test_the_origin_is_the_centre_rounded_to_the_metre(draft, tmp_path):
     assert abs(west + east) <= 2.0 and abs(south + north) <= 2.0
 
 
+def test_materials_come_from_tags_and_the_facade_goes_first(draft, tmp_path):
+    draft.box(1, 0, 0, 20, 10, building="yes", **{"building:material": "brick"})
+    tags = {"building:material": "brick", "building:facade:material": "glass;metal"}
+    draft.box(2, 50, 0, 20, 10, building="yes", **tags)
+    draft.box(3, 100, 0, 20, 10, building="yes", **{"building:material": "gingerbread"})
+    scene = read_osm(draft.write(tmp_path / "a.osm"))
+    named = dict(zip(scene.source_id, scene.materials, strict=True))
+    assert named == {"way/1": "brick", "way/2": "glass", "way/3": ""}
+
+
 def test_a_courtyard_stays_free(draft, tmp_path):
     draft.way(1, RING).way(2, INNER).relation(3, PAIR, type="multipolygon", building="yes")
     scene = read_osm(draft.write(tmp_path / "a.osm"))

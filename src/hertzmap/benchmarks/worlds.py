@@ -45,6 +45,7 @@ LEAST_SERVED = 0.30
 _MOST_DRAWS = 20
 _NO_PART_OF_TRUTHS = (
     "_meshes.py",
+    "_osm_materials.py",
     "_solids.py",
     "arrays.py",
     "calibration.py",

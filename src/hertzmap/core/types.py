@@ -65,7 +65,7 @@ class Scene:
     skipped: tuple[SkippedBuilding, ...] = ()
     """Buildings of the source that are not in `footprints`, each with its reason."""
     materials: tuple[str, ...] = ()
-    """Material of each building, or empty when unknown."""
+    """Wall material of each building by its name in ITU-R P.2040; empty where unknown."""
     name: str = "scene"
     """Short name for files and titles."""
     attribution: str = ""

@@ -15,6 +15,7 @@ from hertzmap.core.errors import SceneError
 from hertzmap.core.types import Scene, SkippedBuilding
 from hertzmap.scenes._osm_file import read_file
 from hertzmap.scenes._osm_heights import height_of
+from hertzmap.scenes._osm_materials import material_of
 from hertzmap.scenes._osm_outlines import Outlines, resolve_parts
 from hertzmap.scenes.frame import frame_for, project
 
@@ -38,7 +39,8 @@ def read_osm(
     rounded to the metre, is (0, 0). The area is the whole extract (the extent of its buildings),
     a box, or the square of half side `radius_m` around a centre. Buildings and roads that meet the
     area stay whole. Polygons that cross themselves are mended; each of their parts becomes a
-    footprint with the same id. Heights follow fixed rules (see ``_osm_heights.height_of``).
+    footprint with the same id. Heights and wall materials follow fixed rules (see
+    ``_osm_heights.height_of`` and ``_osm_materials.material_of``).
 
     Args:
         path: the extract.
@@ -83,6 +85,7 @@ def read_osm(
     if not pairs:
         raise SceneError(_nothing_found(path, skipped, extent))
     heights = [height_of(candidate.tags) for candidate, _ in pairs]
+    materials = tuple(material_of(candidate.tags) for candidate, _ in pairs)
     return Scene(
         footprints=tuple(polygon for _, polygon in pairs),
         height_m=np.array([height for height, _ in heights], dtype=np.float64),
@@ -93,6 +96,7 @@ def read_osm(
         origin_m=(float(origin[0]), float(origin[1])),
         roads=tuple(road for road in outlines.roads() if road.line.intersects(area)),
         skipped=tuple(SkippedBuilding(key, why) for key, why in sorted(skipped.items())),
+        materials=materials if any(materials) else (),
         name=name or path.name.split(".")[0],
         attribution=ATTRIBUTION,
     )
