@@ -1,9 +1,13 @@
 """Makes the ray-traced maps that the package ships: truths of the test cities, and calibration.
 
-Maps come from paths to a receiver in every cell, so they are nearly free of noise; rays neither
-bend at edges nor pass walls, so deep shadow has no truth. Street-level and rooftop antennas take
-turns. Transmitters are drawn as the benchmark's other truths draw them, under an address of their
-own; a draw is kept if enough of the tile has a path, judged on every eighth cell.
+Two kinds. ``paths``: paths to a receiver in each cell, nearly free of noise; rays neither bend at
+edges nor pass walls, so deep shadow has no truth. ``rays``: hits of rays that bend at one edge, the
+mean power over seeds of cells that most seeds reach, which is nearly everywhere.
+
+Street-level and rooftop antennas take turns. Transmitters are drawn as the benchmark's other truths
+draw them, under an address of their own; a draw is kept if enough of the tile has a path, judged on
+every eighth cell. In test cities only cells near a judged one with a path are traced: the rest of
+the tile is dark but for specks.
 """
 
 import logging
@@ -14,13 +18,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, final
 
+import numpy as np
+from jaxtyping import Bool
+from scipy.ndimage import binary_dilation
+
 from hertzmap.benchmarks.results import commit
 from hertzmap.core.errors import DataError, PropagationError
 from hertzmap.core.grid import Grid
 from hertzmap.core.seeds import generator
-from hertzmap.core.types import Scene, SceneRaster, Transmitter
+from hertzmap.core.types import RadioMap, Scene, SceneRaster, Transmitter
+from hertzmap.core.units import to_db, to_linear
 from hertzmap.datasets import raytraced, splits
-from hertzmap.datasets.raytraced import RayTraced
+from hertzmap.datasets.raytraced import RayTraced, every
 from hertzmap.datasets.remote import BUNDLED
 from hertzmap.propagation.draws import TransmitterRanges, draw_transmitter
 from hertzmap.propagation.ray_budget import RayBudget, SionnaConfig
@@ -31,19 +40,25 @@ from hertzmap.scenes.tiles import cover, spread
 
 logger = logging.getLogger(__name__)
 
-TRAINING = ("geneva", "monaco_2021", "nyc_lower_manhattan_3", "rome_vittorio", "tokyo_5")
+TRAINING = ("geneva", "monaco_2021", "rome_vittorio", "tokyo_5", "london_moorgate")
 """Extracts of the calibration maps; none of them tests or validates."""
-TILES_PER_EXTRACT = 2
+TILES_PER_EXTRACT = 1
 """Calibration tiles of an extract, with a street-level and a rooftop antenna each."""
+RAYS_FROM = 10
+"""Calibration maps of the kind ``rays`` are numbered so much higher than those by paths."""
 MARGIN_M = 100.0
 """Buildings this far outside the tile are traced too [m]."""
-TRACER = SionnaConfig(depth=5, path_map=RayBudget(10_000, False))
+TRACER = SionnaConfig(depth=3, path_map=RayBudget(10_000, False), max_paths=400_000)
 """How paths are sought."""
-CALIBRATION_STEP = 4
-"""Calibration maps have a receiver in every so many-th cell of 1 m, each way."""
+SHOOTER = SionnaConfig(depth=6, radio_map=RayBudget(2_000_000, True))
+"""How rays are shot."""
+SEEDS, LEAST_SEEDS = 5, 3
+"""Seeds of a map by rays, and how many of them must reach a cell. Source: the engine's design."""
+TEST_STEP, CALIBRATION_STEP = 2, 4
+"""A receiver stands in every so many-th cell of 1 m, each way."""
 JUDGED_STEP = 8
 """A draw is judged on every so many-th cell, each way."""
-LEAST_LIT = 0.30
+LEAST_LIT = 0.25
 """Share of outdoor cells with a path below which a draw is rejected."""
 TEST_RANGES = TransmitterRanges(roof_share=1.0, carrier_hz=(1.0e9, 6.0e9))
 """Antennas of the test cities; carriers within the range of the ground's material."""
@@ -70,6 +85,8 @@ class Plan:
     """Whether the antenna is at street level; else it is high, on a roof where there is one."""
     step: int
     """A receiver stands in every so many-th cell of 1 m, each way."""
+    kind: str = "paths"
+    """``paths`` or ``rays``."""
 
     @property
     def training(self) -> bool:
@@ -86,13 +103,14 @@ def plans(parts: tuple[str, ...], maps_per_city: int = 1) -> tuple[Plan, ...]:
     found = []
     if "test" in parts:
         found += [
-            Plan(city, index, index, (number + index) % 2 == 0, 1)
+            Plan(city, index, index, (number + index) % 2 == 0, TEST_STEP)
             for index in range(maps_per_city)
             for number, city in enumerate(splits.TEST)
         ]
     if "training" in parts:
         found += [
-            Plan(extract, 2 * tile + high, tile, not high, CALIBRATION_STEP)
+            Plan(extract, first + 2 * tile + high, tile, not high, CALIBRATION_STEP, kind)
+            for first, kind in ((0, "paths"), (RAYS_FROM, "rays"))
             for tile in range(TILES_PER_EXTRACT)
             for extract in TRAINING
             for high in (0, 1)
@@ -162,52 +180,83 @@ def tile_of(plan: Plan) -> Grid:
     return spread(built, TILES_PER_EXTRACT)[plan.tile]
 
 
-def trace(plan: Plan, scene: Scene, tile: Grid, config: SionnaConfig = TRACER) -> RayTraced:
+def trace(plan: Plan, scene: Scene, tile: Grid, config: SionnaConfig | None = None) -> RayTraced:
     """Draw the transmitter of a plan in a window of a scene and trace its map.
 
     Args:
         plan: which map.
         scene: buildings in and around the tile.
         tile: the tile in cells of 1 m.
-        config: how paths are sought.
+        config: how paths are sought or rays shot; `TRACER` or `SHOOTER` by default.
 
     Raises:
         MissingExtraError: if the ray tracer is not installed.
         DataError: if 20 draws in a row light too little of the tile.
     """
     whole = rasterize(scene, tile)
-    tracer = SionnaScene.of(scene, config)
-    transmitter, draws = _draw(plan, tracer, whole)
+    tracer = SionnaScene.of(scene, TRACER if plan.kind == "rays" or not config else config)
+    transmitter, draws, lit = _draw(plan, tracer, whole)
     site = every(whole, plan.step)
-    traced = tracer.path_map((transmitter,), site.grid, site.free)
-    return RayTraced(
-        plan.extract,
-        plan.index,
-        tile,
-        site,
-        replace(traced, toa_s=None, aoa_rad=None, aod_rad=None),
-        _provenance(scene, config) | {"draws": draws, "antenna": _antenna(plan)},
-    )
+    if plan.kind == "rays":
+        config = config or SHOOTER
+        traced = _shoot(scene, transmitter, site, config)
+    else:
+        config = config or TRACER
+        asked = site.free if plan.training else site.free & near_lit(lit, plan.step, site.grid)
+        traced = tracer.path_map((transmitter,), site.grid, asked)
+    made = _provenance(plan, scene, config) | {"draws": draws}
+    layers = replace(traced, toa_s=None, aoa_rad=None, aod_rad=None)
+    return RayTraced(plan.extract, plan.index, whole, layers, made)
 
 
-def every(site: SceneRaster, step: int) -> SceneRaster:
-    """Every so many-th cell of a site, as a coarser raster whose centres are those cells'."""
-    grid = site.grid
-    free, height_m = site.free[::step, ::step], site.height_m[::step, ::step]
-    shift = 0.5 * (step - 1) * grid.spacing_m
-    origin = (grid.origin_m[0] - shift, grid.origin_m[1] - shift)
-    return SceneRaster(Grid(*free.shape, grid.spacing_m * step, origin), height_m, free)
+def _shoot(
+    scene: Scene, transmitter: Transmitter, site: SceneRaster, config: SionnaConfig
+) -> RadioMap:
+    """Mean power over seeds of cells that enough of them reach; line of sight by paths."""
+    power, hits = np.zeros(site.grid.shape), np.zeros(site.grid.shape, int)
+    for seed in range(SEEDS):
+        tracer = SionnaScene.of(scene, replace(config, seed=seed))
+        one = tracer.radio_map((transmitter,), site.grid, site.free)
+        power += np.where(one.valid[0], to_linear(np.nan_to_num(one.path_gain_db[0])), 0.0)
+        hits += one.valid[0]
+    straight = SionnaScene.of(scene, replace(config, depth=0))
+    los = straight.path_map((transmitter,), site.grid, site.free).los
+    assert los is not None
+    valid = hits >= LEAST_SEEDS
+    gain_db = np.full(site.grid.shape, np.nan)
+    gain_db[valid] = to_db(power[valid] / SEEDS)
+    return RadioMap(site.grid, gain_db[None], valid[None], (transmitter,), los=los & valid[None])
 
 
-def _draw(plan: Plan, tracer: SionnaScene, whole: SceneRaster) -> tuple[Transmitter, int]:
-    """The first transmitter that lights enough, and the number of draws it took."""
+def near_lit(
+    lit: Bool[np.ndarray, "judged_rows judged_cols"], step: int, grid: Grid
+) -> Bool[np.ndarray, "{grid.rows} {grid.cols}"]:
+    """Cells whose nearest judged cell, or one of its eight neighbours, has a path.
+
+    Args:
+        lit: judged cells with a path: every `JUDGED_STEP`-th cell of 1 m, from the first on.
+        step: the grid has every so many-th cell of 1 m, from the first on.
+        grid: the grid.
+    """
+    wide = binary_dilation(lit, np.ones((3, 3), bool))
+    nearest = [
+        np.clip((step * np.arange(count) + JUDGED_STEP // 2) // JUDGED_STEP, 0, most - 1)
+        for count, most in zip(grid.shape, lit.shape, strict=True)
+    ]
+    return wide[np.ix_(*nearest)]
+
+
+def _draw(
+    plan: Plan, tracer: SionnaScene, whole: SceneRaster
+) -> tuple[Transmitter, int, Bool[np.ndarray, "rows cols"]]:
+    """The first transmitter that lights enough, draws it took, and judged cells it lights."""
     ranges = replace(
         CALIBRATION_RANGES if plan.training else TEST_RANGES, low_share=float(plan.street)
     )
     judged = every(whole, JUDGED_STEP)
-    place = zlib.crc32(plan.extract.encode())
+    place, number = zlib.crc32(plan.extract.encode()), plan.index % RAYS_FROM
     for attempt in range(_MOST_DRAWS):
-        draw = generator(zlib.crc32(b"ray-traced"), place, plan.index, attempt)
+        draw = generator(zlib.crc32(b"ray-traced"), place, number, attempt)
         try:
             transmitter = draw_transmitter(draw, whole, ranges=ranges)
             lit = tracer.path_map((transmitter,), judged.grid, judged.free).valid[0]
@@ -216,23 +265,23 @@ def _draw(plan: Plan, tracer: SionnaScene, whole: SceneRaster) -> tuple[Transmit
         share = float(lit[judged.free].mean())
         logger.info("%s/%d: draw %d lights %.2f", plan.extract, plan.index, attempt, share)
         if share >= LEAST_LIT:
-            return replace(transmitter, name=f"{plan.extract}/{plan.index}"), attempt + 1
+            return replace(transmitter, name=f"{plan.extract}/{plan.index}"), attempt + 1, lit
     msg = f"{_MOST_DRAWS} draws left most of {plan.extract}/{plan.index} dark; choose another tile"
     raise DataError(msg)
 
 
-def _antenna(plan: Plan) -> str:
-    return "street" if plan.street else "roof"
-
-
-def _provenance(scene: Scene, config: SionnaConfig) -> dict[str, Any]:
+def _provenance(plan: Plan, scene: Scene, config: SionnaConfig) -> dict[str, Any]:
     """What the map stands on, in values that JSON keeps."""
     settings = asdict(config)
+    budget = config.radio_map if plan.kind == "rays" else config.path_map
     return {
-        "tracer": "Sionna RT, paths to a receiver in each cell",
-        "rays": config.path_map.rays,
-        "diffraction": config.path_map.diffraction,
+        "tracer": "Sionna RT",
+        "kind": plan.kind,
+        "antenna": "street" if plan.street else "roof",
+        "rays": budget.rays,
+        "diffraction": budget.diffraction,
         **{name: settings[name] for name in ("depth", "refraction", "height_m", "seed")},
+        "seeds": SEEDS if plan.kind == "rays" else 1,
         "scene_sha256": scene_record(scene)["scene_sha256"],
         "attribution": scene.attribution,
         "versions": {name: metadata.version(name) for name in _PACKAGES},

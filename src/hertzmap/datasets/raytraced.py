@@ -2,7 +2,8 @@
 
 A file is an npz without pickle: gains in whole hundredths of a decibel, heights in whole
 centimetres, masks, and ``facts``, JSON with grids, transmitter and how the map was made. Rows run
-from south to north, and the file says so. Cells without a path hold no truth: they are masked.
+from south to north, and the file says so. Receivers stand in every so many-th cell of the site's
+1 m grid. Cells without a path hold no truth: they are masked.
 """
 
 import io
@@ -14,6 +15,7 @@ from typing import Any, final
 from zipfile import BadZipFile
 
 import numpy as np
+from jaxtyping import Bool, Float
 from pydantic import TypeAdapter
 
 from hertzmap.core.errors import DataError
@@ -39,20 +41,22 @@ class RayTraced:
     """Map extract of the buildings, e.g. ``heidelberg``."""
     index: int
     """Number of the map at that extract."""
-    window: Grid
-    """The tile in cells of 1 m, in the frame of the extract's scene."""
     site: SceneRaster
-    """Heights and outdoor mask on the traced grid."""
+    """Heights and outdoor mask of the tile, in the frame of the extract's scene."""
     radio_map: RadioMap
-    """Path gain and line of sight on the traced grid; valid where a path was found."""
+    """Path gain and line of sight on the traced grid, whose centres are those of every so many-th
+    cell of the site; valid where a path was found."""
     made: dict[str, Any]
     """Provenance: versions, rays, depth, seed, hash of the scene."""
 
     def __post_init__(self) -> None:
-        if self.radio_map.grid != self.site.grid or len(self.radio_map.transmitters) != 1:
-            msg = "RayTraced needs a map of one transmitter on the site's grid"
+        if self.radio_map.grid != every(self.site, self.step).grid:
+            msg = f"RayTraced needs a map on every n-th cell of its site, got {self.radio_map.grid}"
             raise ValueError(msg)
-        if self.radio_map.los is None or np.any(self.radio_map.valid[0] & ~self.site.free):
+        if len(self.radio_map.transmitters) != 1:
+            msg = "RayTraced needs a map of one transmitter"
+            raise ValueError(msg)
+        if self.radio_map.los is None or np.any(self.radio_map.valid[0] & ~self.outdoors):
             msg = "RayTraced needs the line of sight, and paths outdoors alone"
             raise ValueError(msg)
 
@@ -62,9 +66,58 @@ class RayTraced:
         return self.radio_map.transmitters[0]
 
     @property
+    def step(self) -> int:
+        """A receiver stands in every so many-th cell of the site, each way."""
+        return round(self.radio_map.grid.spacing_m / self.site.grid.spacing_m)
+
+    @property
+    def outdoors(self) -> Bool[np.ndarray, "rows cols"]:
+        """Outdoor cells of the traced grid."""
+        return every(self.site, self.step).free
+
+    @property
     def lit_share(self) -> float:
-        """Share of outdoor cells with a path."""
-        return float(self.radio_map.valid[0][self.site.free].mean())
+        """Share of outdoor cells of the traced grid with a path."""
+        return float(self.radio_map.valid[0][self.outdoors].mean())
+
+    def on_site(
+        self,
+    ) -> tuple[Float[np.ndarray, "site_rows site_cols"], Bool[np.ndarray, "site_rows site_cols"]]:
+        """Path gain [dB] on every cell of the site, and where it is known.
+
+        Cells between receivers take the mean in decibels of the two or four next to them, linearly
+        by distance; they are known if they are outdoors and all of these have a path.
+        """
+        gain_db, valid = self.radio_map.path_gain_db[0], self.radio_map.valid[0]
+        known = np.where(valid, gain_db, np.nan).astype(np.float64)
+        for axis, count in enumerate(self.site.grid.shape):
+            known = _between(np.moveaxis(known, axis, 0), self.step, count)
+            known = np.moveaxis(known, 0, axis)
+        mask = np.isfinite(known) & self.site.free
+        return np.where(mask, known, np.nan), mask
+
+
+def every(site: SceneRaster, step: int) -> SceneRaster:
+    """Every so many-th cell of a site, as a coarser raster whose centres are those cells'."""
+    grid = site.grid
+    free, height_m = site.free[::step, ::step], site.height_m[::step, ::step]
+    shift = 0.5 * (step - 1) * grid.spacing_m
+    origin = (grid.origin_m[0] - shift, grid.origin_m[1] - shift)
+    return SceneRaster(Grid(*free.shape, grid.spacing_m * step, origin), height_m, free)
+
+
+def _between(
+    values: Float[np.ndarray, "some cols"], step: int, count: int
+) -> Float[np.ndarray, "rows cols"]:
+    """Rows at 0, step, ... made to so many rows; NaN beyond the last and next to a NaN."""
+    place = np.arange(count) / step
+    low = np.floor(place).astype(np.int64)
+    part = (place - low)[:, None]
+    beyond = low + (part[:, 0] > 0) > len(values) - 1
+    high = np.minimum(low + 1, len(values) - 1)
+    made = np.where(part > 0, (1.0 - part) * values[low] + part * values[high], values[low])
+    made[beyond] = np.nan
+    return made
 
 
 def name_of(extract: str, index: int) -> str:
@@ -102,7 +155,7 @@ def write(path: Path, traced: RayTraced) -> None:
         "index": traced.index,
         "row_0": ROW_0,
         "grid": asdict(radio_map.grid),
-        "window": asdict(traced.window),
+        "site": asdict(traced.site.grid),
         "transmitter": _TRANSMITTER.dump_python(traced.transmitter, mode="json"),
         "made": traced.made,
     }
@@ -145,12 +198,12 @@ def read(path: Path) -> RayTraced:
             valid = data["valid"]
             gain_db = np.where(valid, data["gain_cdb"] / _HUNDREDTHS, np.nan)
             height_m = data["height_cm"] / _HUNDREDTHS
+            site = SceneRaster(_GRID.validate_python(facts["site"]), height_m, data["free"])
             transmitter = _TRANSMITTER.validate_python(facts["transmitter"])
             return RayTraced(
                 facts["extract"],
                 int(facts["index"]),
-                _GRID.validate_python(facts["window"]),
-                SceneRaster(grid, height_m, data["free"]),
+                site,
                 RadioMap(grid, gain_db[None], valid[None], (transmitter,), los=data["los"][None]),
                 facts["made"],
             )
