@@ -267,7 +267,7 @@ class SionnaScene(AbstractChannelBackend):
             float(x) for x in (transmitter.yaw_rad, transmitter.pitch_rad, transmitter.roll_rad)
         ]
         turn = [0.0, 0.0, 0.0] if pattern == ISOTROPIC else turn
-        place = self._lifted(np.array([transmitter.place_m]))[0].tolist()
+        place = _point(self._lifted(np.array([transmitter.place_m]))[0])
         self.loaded.add(rt.Transmitter("station", place, turn))
         try:
             yield
@@ -282,8 +282,8 @@ class SionnaScene(AbstractChannelBackend):
         padded = np.concatenate([places_m, np.repeat(places_m[-1:], length - len(places_m), 0)])
         padded = self._lifted(padded)
         names = [f"ue-{number}" for number in range(length)]
-        for name, place in zip(names, padded.tolist(), strict=True):
-            self.loaded.add(rt.Receiver(name, place))
+        for name, place in zip(names, padded, strict=True):
+            self.loaded.add(rt.Receiver(name, _point(place)))
         try:
             yield
         finally:
@@ -527,6 +527,12 @@ def _load(path: Path | None) -> Any:
     except (OSError, RuntimeError, ValueError) as error:
         msg = f"Sionna cannot load {path}: {error}"
         raise PropagationError(msg) from error
+
+
+def _point(place_m: Float[np.ndarray, " 3"]) -> Any:
+    """A place whose numbers are data: as constants they would be compiled into new kernels."""
+    modules = sionna()
+    return modules.mi.Point3f(*(modules.dr.opaque(modules.mi.Float, x) for x in place_m.tolist()))
 
 
 def _flat(paths: Any, first: int, count: int) -> _Paths:
