@@ -44,6 +44,7 @@ from hertzmap.core.errors import MissingExtraError, PropagationError
 from hertzmap.core.grid import Grid
 from hertzmap.core.types import RadioMap, Scene, Terrain, Transmitter
 from hertzmap.core.units import wavelength_m
+from hertzmap.propagation.base import AbstractMapBackend
 from hertzmap.propagation.channel_base import AbstractChannelBackend
 from hertzmap.propagation.path_layers import layers_from_paths
 from hertzmap.propagation.ray_budget import LEAST_HITS, RayBudget, SionnaConfig, expected_hits
@@ -436,6 +437,21 @@ class SionnaScene(AbstractChannelBackend):
         if float(self.loaded.frequency[0]) != np.float32(carrier_hz):
             modules = sionna()  # an opaque number is not compiled into kernels
             self.loaded.frequency = modules.dr.opaque(modules.mi.Float, carrier_hz)
+
+
+@final
+class SionnaMaps(AbstractMapBackend):
+    """`SionnaScene.path_map` on one grid, for what takes any map backend."""
+
+    def __init__(self, scene: SionnaScene, grid: Grid) -> None:
+        """Maps of a scene on a grid."""
+        self.scene = scene
+        self.grid = grid
+
+    def trace(self, transmitters: tuple[Transmitter, ...], *, workers: int = 1) -> RadioMap:
+        """One map per transmitter, one after the other; the tracer has threads of its own."""
+        del workers
+        return self.scene.path_map(transmitters, self.grid)
 
 
 def check_llvm(version: tuple[int, ...]) -> None:
