@@ -1,4 +1,4 @@
-"""Ray tracing by Sionna RT (extra ``rt``): channels, maps by paths, maps by rays, materials.
+"""Ray tracing by Sionna RT (extra ``rt``): channels, maps by paths, maps by rays.
 
 The one file that imports sionna, mitsuba and drjit, and only inside functions. Every end is traced
 with isotropic probes of both polarisations; antenna patterns are applied here, at the departure
@@ -11,7 +11,7 @@ What differs from Sionna's defaults, and why:
 * candidates are generated deterministically: the same call gives the same bytes, with diffraction
   too. One station is traced at a time, so no station depends on the others of a call;
 * the table that recognises known paths is `KNOWN_PATHS` long: Sionna takes two paths that fall on
-  one place of the table for one path, and with its own length a block of 1,600 receivers lost 8 %;
+  one place of the table for one path; with its own length 1 % was lost in a block of 400 receivers;
 * receivers come in blocks of a power of two, padded, so that few kernels are compiled, and no block
   comes near the limit of paths, beyond which Sionna drops paths without a word.
 
@@ -160,7 +160,7 @@ class SionnaScene(AbstractChannelBackend):
     ) -> RadioMap:
         """Layers from the paths to a receiver at the centre of each outdoor cell.
 
-        Nearly free of noise, with delays, line of sight and angles; some 3 ms of processor time per
+        Nearly free of noise, with delays, line of sight and angles; some 2 ms of processor time per
         cell and station at 10,000 rays. Deep shadow stays dark: cells without a path are masked.
 
         Args:
