@@ -49,9 +49,14 @@ _NO_PART_OF_TRUTHS = (
     "_solids.py",
     "arrays.py",
     "calibration.py",
+    "channel_base.py",
     "export.py",
+    "material_fit.py",
+    "path_layers.py",
+    "ray_budget.py",
     "response.py",
     "scatter.py",
+    "sionna_rt.py",
 )
 _GRID = TypeAdapter(Grid)
 _TRANSMITTER = TypeAdapter(Transmitter | None)

@@ -78,6 +78,8 @@ def building_meshes(scene: Scene, terrain: Terrain | None) -> dict[str, Surface]
     Raises:
         SceneError: if a material is not known or the terrain does not reach below all buildings.
     """
+    if not scene.footprints:
+        return {}
     names = np.array([name or WALLS for name in scene.materials] or [WALLS] * len(scene.footprints))
     known, kind = np.unique(names, return_inverse=True)
     unknown = sorted(set(known.tolist()) - set(THICKNESS_M))
