@@ -1,0 +1,189 @@
+"""Which arrays a noun becomes in a shard, and back: channels, radio cells.
+
+Names follow the dataset's specification; every array carries unit and meaning.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import TypeAdapter
+
+from hertzmap.core.channels import Channels
+from hertzmap.core.types import AntennaPattern, Transmitter
+from hertzmap.datasets.store import Layer
+
+PATHS_A_CHUNK = 4096
+"""Paths that are read at once: about 250 kB."""
+POSE = ("east_m", "north_m", "up_m", "yaw_rad", "pitch_rad", "roll_rad", "total_dbm", "carrier_hz")
+"""Columns of ``cells/pose``."""
+_PATTERNS = TypeAdapter(list[AntennaPattern])
+
+
+def cell_layers(
+    transmitters: Sequence[Transmitter],
+    total_dbm: float,
+    pci: Sequence[int] | None = None,
+) -> tuple[dict[str, Layer], dict[str, Any]]:
+    """Arrays and attributes of the group ``cells``.
+
+    Args:
+        transmitters: the radio cells, in their order.
+        total_dbm: total transmit power of each [dBm].
+        pci: physical cell identity of each, 0 to 1007; counted from 0 by default.
+    """
+    patterns = list(dict.fromkeys(one.pattern for one in transmitters))
+    pose = np.array(
+        [
+            (*one.place_m, one.yaw_rad, one.pitch_rad, one.roll_rad, total_dbm, one.carrier_hz)
+            for one in transmitters
+        ],
+        dtype=np.float64,
+    ).reshape(-1, len(POSE))
+    number = np.arange(len(transmitters)) if pci is None else np.asarray(pci)
+    used = np.array([patterns.index(one.pattern) for one in transmitters])
+    layers = {
+        "cells/pose": Layer(
+            pose,
+            ("cells", "pose"),
+            "see columns",
+            "place, orientation, power and carrier of each radio cell",
+            attrs={"columns": list(POSE)},
+        ),
+        "cells/pci": Layer(
+            number.astype(np.int32), ("cells",), "1", "physical cell identity", least=0, most=1007
+        ),
+        "cells/pattern": Layer(
+            used.astype(np.int32),
+            ("cells",),
+            "1",
+            "row of the antenna pattern in the group's list of patterns",
+            least=0,
+            most=max(len(patterns) - 1, 0),
+        ),
+    }
+    attrs = {
+        "names": [one.name for one in transmitters],
+        "patterns": [asdict(pattern) for pattern in patterns],
+    }
+    return layers, attrs
+
+
+def transmitters_of(
+    values: Mapping[str, np.ndarray], attrs: Mapping[str, Any]
+) -> tuple[Transmitter, ...]:
+    """The radio cells again, from the arrays and attributes of the group ``cells``."""
+    patterns = _PATTERNS.validate_python(attrs["patterns"])
+    return tuple(
+        Transmitter(
+            place_m=(east, north, up),
+            carrier_hz=carrier,
+            pattern=patterns[pattern],
+            yaw_rad=yaw,
+            pitch_rad=pitch,
+            roll_rad=roll,
+            name=name,
+        )
+        for (east, north, up, yaw, pitch, roll, _, carrier), pattern, name in zip(
+            values["pose"].tolist(), values["pattern"].tolist(), attrs["names"], strict=True
+        )
+    )
+
+
+def channel_layers(channels: Channels) -> dict[str, Layer]:
+    """Arrays of the group ``rt``: the paths of all links behind one another, and where each begins.
+
+    Delays stay in double precision, as the phase of the carrier hangs on them; all else is single.
+    """
+
+    def paths(
+        values: np.ndarray, axes: tuple[str, ...], units: str, text: str, **more: Any
+    ) -> Layer:
+        return Layer(values, ("paths", *axes), units, text, chunk=PATHS_A_CHUNK, **more)
+
+    directions = {"columns": ["azimuth", "zenith"]}
+    return {
+        "rt/offset": Layer(
+            channels.offset.astype(np.int64),
+            ("links_and_one",),
+            "1",
+            "first path of each link (sample, step, cell), and at last the number of paths",
+            least=0,
+            attrs={"offsets_of": "paths"},
+        ),
+        "rt/gain": paths(
+            channels.gain.astype(np.complex64),
+            ("ue_polarisations", "station_polarisations"),
+            "1",
+            "field gain by polarisation (vertical, horizontal), without the carrier's phase",
+        ),
+        "rt/delay": paths(channels.delay_s.astype(np.float64), (), "s", "absolute delay", least=0),
+        "rt/departure": paths(
+            channels.departure_rad.astype(np.float32),
+            ("angles",),
+            "rad",
+            "direction that the path leaves the station towards",
+            attrs=directions,
+        ),
+        "rt/arrival": paths(
+            channels.arrival_rad.astype(np.float32),
+            ("angles",),
+            "rad",
+            "direction that the path comes to the UE from",
+            attrs=directions,
+        ),
+        "rt/doppler": paths(channels.doppler_hz.astype(np.float32), (), "Hz", "Doppler shift"),
+        "rt/kind": paths(
+            channels.kind,
+            (),
+            "1",
+            "what the path met",
+            attrs={
+                "flag_masks": [1, 2, 4, 8],
+                "flag_meanings": "reflected diffracted scattered transmitted",
+            },
+        ),
+        "rt/depth": paths(channels.depth, (), "1", "number of interactions"),
+    }
+
+
+def channels_of(
+    values: Mapping[str, np.ndarray], transmitters: tuple[Transmitter, ...]
+) -> Channels:
+    """The channels again, in double precision, from arrays of the group ``rt``."""
+    return Channels(
+        transmitters,
+        values["offset"],
+        values["gain"].astype(np.complex128),
+        values["delay"],
+        values["departure"].astype(np.float64),
+        values["arrival"].astype(np.float64),
+        values["doppler"].astype(np.float64),
+        values["kind"],
+        values["depth"],
+    )
+
+
+def truth_layers(
+    position_m: Float[np.ndarray, "samples steps 3"],
+    velocity_m_s: Float[np.ndarray, "samples steps 3"],
+) -> dict[str, Layer]:
+    """Arrays of the group ``truth``: where the UEs are and how they move."""
+    return {
+        "truth/position": Layer(
+            position_m,
+            ("samples", "steps", "axes"),
+            "m",
+            "place of the UE (east, north, up above ground)",
+            chunk=64,
+        ),
+        "truth/velocity": Layer(
+            velocity_m_s,
+            ("samples", "steps", "axes"),
+            "m/s",
+            "velocity of the UE (east, north, up)",
+            chunk=64,
+        ),
+    }
