@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hertzmap.core.channels import Channels
-from hertzmap.core.types import Scene, Transmitter
+from hertzmap.core.types import Transmitter
 from hertzmap.propagation.scatter import ScatterConfig, ScatterWorld
 
 Backend = Literal["scatter", "sionna"]

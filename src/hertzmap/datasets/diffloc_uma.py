@@ -4,8 +4,8 @@ A shard holds a block of users: the paths of all links as master record, times, 
 positions in `truth/`. Taps and features are made from it on the fly (`measurement.csi`).
 
 Source: DiffLoc (arXiv 2510.14111), Table III: 7 stations, 2,000 snapshots (200 users, 10 s at
-1 Hz), users inside the stations' convex hull, 3.6 GHz, 1.5-2.5 m/s, 3:1:1. The paper's city, heights
-and station places are not known; ours are the options below.
+1 Hz), users inside the stations' convex hull, 3.6 GHz, 1.5-2.5 m/s, 3:1:1. The paper's heights and
+station places are not known, nor is its map; ours are the options below.
 """
 
 import hashlib
@@ -38,7 +38,6 @@ from hertzmap.measurement.trajectories import (
 )
 from hertzmap.propagation.dominant_path import DominantPath, Environment
 from hertzmap.propagation.scatter import ScatterConfig
-from hertzmap.scenes.raster import rasterize
 
 WORLD, USERS, SNAPSHOTS, PEOPLE, AREAS = range(5)
 """First part of every address: scatterers, movements, the deals of the splits."""
@@ -76,7 +75,7 @@ class DifflocConfig:
     seed: int = 20261127
     """First part of every generator's address."""
     extract: str = "nyc_eastvillage"
-    """Map extract: dense blocks enclosed by houses of 9 to 24 m, 99 % of them with tagged heights."""
+    """Map extract: dense blocks enclosed by houses of 9 to 24 m, 99 % of them of tagged height."""
     centre_m: tuple[float, float] = (0.0, 0.0)
     """Middle of the ring of stations (east, north) in the extract's frame [m]."""
     radius_m: float = 165.0
@@ -202,7 +201,9 @@ def layout(config: DifflocConfig) -> Layout:
         environment = Environment.prepare(scene, grid)
         traced = DominantPath(environment).trace(stations)
         rsrp = rsrp_dbm(traced.path_gain_db, PowerBudget(config.total_dbm))
-        covered = np.any(traced.valid & (np.nan_to_num(rsrp, nan=-np.inf) >= config.coverage_dbm), 0)
+        covered = np.any(
+            traced.valid & (np.nan_to_num(rsrp, nan=-np.inf) >= config.coverage_dbm), 0
+        )
     ground = Ground.of(scene, zone)
     return Layout(scene, stations, tuple(roof for _, roof in placed), zone, ground, grid, covered)
 
@@ -349,7 +350,10 @@ def contents(config: DifflocConfig, block: UserBlock) -> Contents:
                 ("samples", "steps"),
                 "1",
                 f"part of each snapshot in the split {name}",
-                attrs={"flag_values": [0, 1, 2, NO_PART], "flag_meanings": " ".join((*PARTS, "none"))},
+                attrs={
+                    "flag_values": [0, 1, 2, NO_PART],
+                    "flag_meanings": " ".join((*PARTS, "none")),
+                },
             )
             for name, codes in split_codes(config, block, place_m).items()
         },

@@ -14,13 +14,14 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import TypeVar, final
 
 from hertzmap.core.errors import ConfigError, DataError, HertzmapError
 from hertzmap.datasets.recipes import ShardPlan
 
 logger = logging.getLogger(__name__)
 
+Item = TypeVar("Item")
 Make = Callable[[ShardPlan, Path], bool]
 """Makes one shard unless it is there, and says whether it did; `recipes.make`."""
 Outcome = tuple[int, bool, HertzmapError | None]
@@ -50,7 +51,7 @@ Tell = Callable[[Progress], None]
 """Called when a shard has ended."""
 
 
-def part(plans: Sequence[ShardPlan], which: str | None) -> list[ShardPlan]:
+def part(plans: Sequence[Item], which: str | None) -> list[Item]:
     """The plans of one job of an array job.
 
     Args:
@@ -178,6 +179,7 @@ def _by_ray(
     """Ray tasks; the folder must lie on storage that all its machines see."""
     try:
         import ray
+        from ray.exceptions import RayError
     except ImportError as error:
         msg = "Ray is not installed; run `pip install 'hertzmap[cluster]'`, or use --workers"
         raise ConfigError(msg) from error
@@ -190,10 +192,8 @@ def _by_ray(
         while waiting:
             ready, waiting = ray.wait(waiting)
             yield from ray.get(ready)
-    except ray.exceptions.RayError as error:
-        msg = (
-            f"a Ray task died ({error}); run the same command again, what is finished stays"
-        )
+    except RayError as error:
+        msg = f"a Ray task died ({error}); run the same command again, what is finished stays"
         raise DataError(msg) from error
     finally:
         ray.shutdown()

@@ -11,7 +11,13 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import TypeAdapter
 
-from hertzmap.core.channels import Channels
+from hertzmap.core.channels import (
+    DIFFRACTED,
+    REFLECTED,
+    SCATTERED,
+    TRANSMITTED,
+    Channels,
+)
 from hertzmap.core.types import AntennaPattern, Transmitter
 from hertzmap.datasets.store import Layer
 
@@ -99,11 +105,22 @@ def channel_layers(channels: Channels) -> dict[str, Layer]:
     """
 
     def paths(
-        values: np.ndarray, axes: tuple[str, ...], units: str, text: str, **more: Any
+        values: np.ndarray,
+        axes: tuple[str, ...],
+        units: str,
+        text: str,
+        attrs: Mapping[str, Any] | None = None,
+        least: float | None = None,
     ) -> Layer:
-        return Layer(values, ("paths", *axes), units, text, chunk=PATHS_A_CHUNK, **more)
+        dims = ("paths", *axes)
+        return Layer(values, dims, units, text, PATHS_A_CHUNK, least, attrs=attrs or {})
 
-    directions = {"columns": ["azimuth", "zenith"]}
+    angles, single = {"columns": ["azimuth", "zenith"]}, np.float32
+    by_polarisation = "field gain by polarisation (vertical, horizontal), carrier's phase left out"
+    met = {
+        "flag_masks": [REFLECTED, DIFFRACTED, SCATTERED, TRANSMITTED],
+        "flag_meanings": "reflected diffracted scattered transmitted",
+    }
     return {
         "rt/offset": Layer(
             channels.offset.astype(np.int64),
@@ -117,34 +134,25 @@ def channel_layers(channels: Channels) -> dict[str, Layer]:
             channels.gain.astype(np.complex64),
             ("ue_polarisations", "station_polarisations"),
             "1",
-            "field gain by polarisation (vertical, horizontal), without the carrier's phase",
+            by_polarisation,
         ),
-        "rt/delay": paths(channels.delay_s.astype(np.float64), (), "s", "absolute delay", least=0),
+        "rt/delay": paths(channels.delay_s, (), "s", "absolute delay", least=0.0),
         "rt/departure": paths(
-            channels.departure_rad.astype(np.float32),
+            channels.departure_rad.astype(single),
             ("angles",),
             "rad",
             "direction that the path leaves the station towards",
-            attrs=directions,
+            angles,
         ),
         "rt/arrival": paths(
-            channels.arrival_rad.astype(np.float32),
+            channels.arrival_rad.astype(single),
             ("angles",),
             "rad",
             "direction that the path comes to the UE from",
-            attrs=directions,
+            angles,
         ),
-        "rt/doppler": paths(channels.doppler_hz.astype(np.float32), (), "Hz", "Doppler shift"),
-        "rt/kind": paths(
-            channels.kind,
-            (),
-            "1",
-            "what the path met",
-            attrs={
-                "flag_masks": [1, 2, 4, 8],
-                "flag_meanings": "reflected diffracted scattered transmitted",
-            },
-        ),
+        "rt/doppler": paths(channels.doppler_hz.astype(single), (), "Hz", "Doppler shift"),
+        "rt/kind": paths(channels.kind, (), "1", "what the path met; 0 is line of sight", met),
         "rt/depth": paths(channels.depth, (), "1", "number of interactions"),
     }
 

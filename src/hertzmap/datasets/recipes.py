@@ -96,7 +96,9 @@ def load_config(path: Path) -> Any:  # noqa: ANN401 - the class depends on the f
         msg = f"{path} cannot be read as a dataset's config: {error}"
         raise ConfigError(msg) from error
     if not isinstance(content, dict) or not isinstance(content.get("recipe"), str):
-        msg = f"{path} must name its recipe, e.g. `recipe: diffloc-uma`; known: {', '.join(RECIPES)}"
+        msg = (
+            f"{path} must name its recipe, e.g. `recipe: diffloc-uma`; known: {', '.join(RECIPES)}"
+        )
         raise ConfigError(msg)
     try:
         return _parsed(recipe(content["recipe"]).config, content)
@@ -105,7 +107,7 @@ def load_config(path: Path) -> Any:  # noqa: ANN401 - the class depends on the f
         raise ConfigError(msg) from error
 
 
-def _parsed(kind: type, content: object) -> Any:  # noqa: ANN401 - as the kind
+def _parsed(kind: Any, content: object) -> Any:  # noqa: ANN401 - a type, and one of it
     return TypeAdapter(kind).validate_json(json.dumps(content))
 
 

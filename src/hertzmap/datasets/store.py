@@ -1,4 +1,4 @@
-"""Datasets on disk: one Zarr store a shard, whole or not at all, with a JSON beside it that says so.
+"""Datasets on disk: one Zarr store a shard, whole or not at all, beside it a JSON that says so.
 
     dataset/
     ├── plan.json           what will be made: recipe, config, one entry a shard
@@ -26,6 +26,7 @@ import numpy as np
 import xarray
 import zarr
 from zarr.codecs import ZstdCodec
+from zarr.storage import LocalStore
 
 from hertzmap.core.errors import DataError
 
@@ -54,9 +55,9 @@ class Layer:
     """What it is, in words."""
     chunk: int | None = None
     """Entries of the first axis in a chunk, what is read at once; all of them by default."""
-    least: float | None = None
+    least: int | float | None = None
     """No value lies below this."""
-    most: float | None = None
+    most: int | float | None = None
     """No value lies above this."""
     attrs: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Further attributes, e.g. ``row_order`` of a raster."""
@@ -228,7 +229,7 @@ def open_group(folder: Path, number: int, group: str) -> xarray.Dataset:
     path = shard_path(folder, number)
     try:
         return xarray.open_dataset(
-            path,  # type: ignore[arg-type]
+            path,
             engine="zarr",
             group=group,
             chunks=None,
@@ -242,7 +243,7 @@ def open_group(folder: Path, number: int, group: str) -> xarray.Dataset:
 
 
 def groups_of(folder: Path, number: int, *, truth: bool = False) -> tuple[str, ...]:
-    """Names of a shard's groups that hold arrays, by their files alone; without `truth/` by default."""
+    """Names of a shard's groups that hold arrays, by file names; without `truth/` by default."""
     path = shard_path(folder, number)
     found = {file.parent.parent.relative_to(path) for file in path.glob("*/*/zarr.json")}
     names = sorted(str(name) for name in found)
@@ -276,6 +277,7 @@ def shard_problems(folder: Path, number: int) -> list[str]:
 def _layout_problems(folder: Path, number: int) -> list[str]:
     problems: list[str] = []
     sizes: dict[str, int] = {}
+    offsets: dict[str, tuple[str, np.ndarray]] = {}
     path = shard_path(folder, number)
     for group in groups_of(folder, number, truth=True):
         for name, array in open_group(folder, number, group).variables.items():
@@ -293,9 +295,13 @@ def _layout_problems(folder: Path, number: int) -> list[str]:
             )
             if wrong:
                 problems.append(f"{where} {wrong}")
-            count = array.attrs.get("offsets_of")
-            if count is not None and not _is_offset(array.values, sizes.get(count)):
-                problems.append(f"{where} does not divide the {count}: it must rise from 0 to all")
+            if "offsets_of" in array.attrs:
+                offsets[where] = (array.attrs["offsets_of"], array.values)
+    problems += [
+        f"{where} does not divide the {of}: it must rise from 0 to all"
+        for where, (of, values) in offsets.items()
+        if not _is_offset(values, sizes.get(of))
+    ]
     return problems
 
 
@@ -304,7 +310,7 @@ def _is_offset(offset: np.ndarray, total: int | None) -> bool:
     return bool(ends and np.all(np.diff(offset) >= 0))
 
 
-def _outside(values: np.ndarray, least: float | None, most: float | None) -> str:
+def _outside(values: np.ndarray, least: int | float | None, most: int | float | None) -> str:
     """What is wrong with an array's values, or nothing."""
     if not np.all(np.isfinite(values)):
         return "holds NaN or infinite numbers"
@@ -316,7 +322,7 @@ def _outside(values: np.ndarray, least: float | None, most: float | None) -> str
 
 
 def _write_store(path: Path, contents: Contents) -> None:
-    store = zarr.storage.LocalStore(path)
+    store = LocalStore(path)
     root = zarr.create_group(
         store=store, zarr_format=3, attributes=dict(contents.attrs.get("", {}))
     )
