@@ -7,7 +7,13 @@ import shapely
 from hertzmap.core.errors import ConfigError, SceneError
 from hertzmap.core.seeds import generator
 from hertzmap.core.types import Scene
-from hertzmap.measurement.trajectories import Ground, Roads, TrajectoryConfig, draw_trajectory
+from hertzmap.measurement.trajectories import (
+    Ground,
+    Roads,
+    TrajectoryConfig,
+    draw_trajectory,
+    thinned,
+)
 from hertzmap.scenes.synthetic import city
 
 SCENE = city(3, buildings=25)
@@ -93,6 +99,24 @@ def test_starts_are_even_over_free_ground():
     half = shapely.box(-128, -128, 0, 128)
     free = shapely.box(*SCENE.bounds_m).difference(WALLS)
     assert west == pytest.approx(free.intersection(half).area / free.area, abs=0.08)
+
+
+def test_irregular_reports_stand_where_the_phone_was():
+    config = TrajectoryConfig(duration_s=4.8, period_s=0.04)
+    fine = draw_trajectory(GROUND, config, generator(6))
+    found = thinned(fine, 11, (0.08, 0.48), generator(7))
+    gaps = np.diff(found.time_s)
+    assert found.time_s[0] == 0.0
+    assert len(found.time_s) == 11
+    assert (gaps > 0.08 - 0.021).all()
+    assert (gaps < 0.48 + 0.021).all()
+    assert np.ptp(gaps) > 0.1
+    where = np.searchsorted(fine.time_s, found.time_s)
+    np.testing.assert_array_equal(found.place_m, fine.place_m[where])
+    with pytest.raises(ConfigError, match="draw it longer or finer"):
+        thinned(fine, 12, (0.08, 0.48), generator(7))
+    with pytest.raises(ConfigError, match="draw it longer or finer"):
+        thinned(fine, 3, (0.01, 0.48), generator(7))
 
 
 def test_what_cannot_be_is_said():

@@ -157,9 +157,15 @@ def best_server(rsrp: Float[np.ndarray, "cells *places"]) -> Int[np.ndarray, "*p
     return np.where(seen.any(axis=0), strongest, -1)
 
 
-def is_detected(rsrp: np.ndarray, sinr: np.ndarray) -> Bool[np.ndarray, "*places"]:
-    """Whether a UE hears a radio cell, by `DETECTION_RSRP_DBM` and `DETECTION_SINR_DB`."""
-    return (rsrp >= DETECTION_RSRP_DBM) & (sinr >= DETECTION_SINR_DB)
+def is_detected(
+    rsrp: np.ndarray,
+    sinr: np.ndarray,
+    *,
+    least_rsrp_dbm: float = DETECTION_RSRP_DBM,
+    least_sinr_db: float = DETECTION_SINR_DB,
+) -> Bool[np.ndarray, "*places"]:
+    """Whether a UE hears a radio cell: both RSRP [dBm] and SINR [dB] reach their limits."""
+    return (rsrp >= least_rsrp_dbm) & (sinr >= least_sinr_db)
 
 
 def cqi_thresholds_db(table: str = "256QAM") -> Float[np.ndarray, "15"]:
@@ -204,6 +210,7 @@ def throughput_mbps(
     layers: int = 1,
     share: float = 1.0,
     table: str = "256QAM",
+    index: np.ndarray | None = None,
 ) -> Float[np.ndarray, "*places"]:
     """Downlink throughput [Mbit/s]: the rate of the CQI's format times what arrives.
 
@@ -213,8 +220,9 @@ def throughput_mbps(
         layers: spatial layers, 1 to 8.
         share: of the radio cell's resources that one UE gets, 0 to 1.
         table: ``64QAM`` or ``256QAM``.
+        index: CQI whose format is sent; by default that of the SINR.
     """
-    index = cqi(sinr, table)
+    index = cqi(sinr, table) if index is None else index
     efficiency = np.append(0.0, _efficiency(table))[index]
     arrives = np.where(index > 0, 1.0 - np.nan_to_num(block_error_rate(sinr, index, table)), 0.0)
     rate = budget.element_rate_hz * efficiency * layers * share * arrives * 1e-6
@@ -289,6 +297,18 @@ def l3_filtered(
     return out
 
 
+def l3_noise_share(coefficient: float = FILTER_COEFFICIENT) -> float:
+    """Standard deviation of white noise after the L3 filter over that before, once it has settled.
+
+    sqrt(a / (2 - a)), a = 2^(-k/4): the sum of squares of the filter's impulse response.
+
+    >>> round(l3_noise_share(4.0), 4), l3_noise_share(0.0)
+    (0.5774, 1.0)
+    """
+    share = 2.0 ** (-coefficient / 4.0)
+    return float(np.sqrt(share / (2.0 - share)))
+
+
 def delay_spread_s(
     gain_db: Float[np.ndarray, "*links paths"], delay_s: Float[np.ndarray, "*links paths"]
 ) -> Float[np.ndarray, "*links"]:
@@ -298,10 +318,14 @@ def delay_spread_s(
         gain_db: power of each path [dB]; NaN where there is none.
         delay_s: its delay [s].
     """
-    weight = _share_of_power(gain_db)
-    delay = np.nan_to_num(delay_s)
-    mean = (weight * delay).sum(axis=-1, keepdims=True)
-    return np.sqrt((weight * (delay - mean) ** 2).sum(axis=-1))
+    return _weighted_deviation(gain_db, delay_s)
+
+
+def doppler_spread_hz(
+    gain_db: Float[np.ndarray, "*links paths"], doppler_hz: Float[np.ndarray, "*links paths"]
+) -> Float[np.ndarray, "*links"]:
+    """Standard deviation of the Doppler shift [Hz], weighted by power; NaN without paths."""
+    return _weighted_deviation(gain_db, doppler_hz)
 
 
 def angle_spread_rad(
@@ -311,6 +335,32 @@ def angle_spread_rad(
     turned = np.exp(1j * np.nan_to_num(angle_rad))
     length = np.abs((_share_of_power(gain_db) * turned).sum(axis=-1))
     return np.sqrt(-2.0 * np.log(np.clip(length, 1e-12, 1.0)))
+
+
+def _weighted_deviation(gain_db: np.ndarray, value: np.ndarray) -> np.ndarray:
+    weight, value = _share_of_power(gain_db), np.nan_to_num(value)
+    mean = (weight * value).sum(axis=-1, keepdims=True)
+    return np.sqrt((weight * (value - mean) ** 2).sum(axis=-1))
+
+
+def rank_indicator(
+    singular: Float[np.ndarray, "*links ranks"], snr: Float[np.ndarray, "*links"]
+) -> Int[np.ndarray, "*links"]:
+    """Number of spatial layers that carries most: argmax over r of sum_(s<=r) log2(1 + SNR s^2/r).
+
+    Source: capacity of equal power over the r strongest singular values; TS 38.214, 5.2.2, leaves
+    the choice of the rank to the UE.
+
+    Args:
+        singular: singular values of the channel matrix, falling, at most 8 are used.
+        snr: transmit power over noise, per resource element, as a ratio.
+    """
+    squares = singular[..., :8] ** 2 * snr[..., None]
+    rate = [
+        np.log2(1.0 + squares[..., :rank] / rank).sum(axis=-1)
+        for rank in range(1, squares.shape[-1] + 1)
+    ]
+    return np.argmax(np.stack(rate, axis=-1), axis=-1) + 1
 
 
 def _share_of_power(gain_db: np.ndarray) -> np.ndarray:
@@ -358,6 +408,8 @@ RSRP = Mapping(low=-156.0, step=1.0, least=0, most=127)
 """SS-RSRP for L3 reporting, table 10.1.6.1-1."""
 RSRP_L1 = Mapping(low=-156.0, step=1.0, least=16, most=113)
 """SS-RSRP of beams (L1), table 10.1.6.1-1."""
+RSRP_L1_STEP_DB = 2.0
+"""Step by which beams are reported below the best one [dB], in 4 bits; table 10.1.6.1-2."""
 RSRQ = Mapping(low=-43.0, step=0.5, least=0, most=127)
 """SS-RSRQ, table 10.1.11.1-1."""
 SINR = Mapping(low=-23.0, step=0.5, least=0, most=127)
@@ -375,3 +427,32 @@ def headroom_index(headroom_db: np.ndarray) -> Float[np.ndarray, "*places"]:
 def headroom_of_index_db(index: np.ndarray) -> Float[np.ndarray, "*places"]:
     """Power headroom that an index stands for [dB]: the middle of its bin."""
     return np.where(index < 55, index - 32.5, 22.0 + 2.0 * (index - 55) + 1.0)
+
+
+def beam_indices(rsrp: Float[np.ndarray, "*links beams"]) -> Float[np.ndarray, "*links beams"]:
+    """Indices of beams' RSRP [dBm], best first: the others by how far they lie below it.
+
+    Source: TS 38.133, tables 10.1.6.1-1 and 10.1.6.1-2. NaN stays NaN.
+    """
+    below = np.floor((rsrp[..., :1] - rsrp[..., 1:]) / RSRP_L1_STEP_DB)
+    return np.concatenate([RSRP_L1.index(rsrp[..., :1]), np.clip(below, 0.0, 15.0)], axis=-1)
+
+
+def beams_of_indices_dbm(
+    index: Float[np.ndarray, "*links beams"],
+) -> Float[np.ndarray, "*links beams"]:
+    """RSRP that the indices of `beam_indices` stand for [dBm]: middles of bins."""
+    best = RSRP_L1.decoded(index[..., :1])
+    below = (index[..., 1:] + 0.5) * RSRP_L1_STEP_DB
+    return np.concatenate([best, best - below], axis=-1)
+
+
+def nr_arfcn(carrier_hz: float) -> int:
+    """Number of a carrier frequency [Hz] on NR's global raster, TS 38.104, table 5.4.2.1-1.
+
+    >>> nr_arfcn(3.5e9), nr_arfcn(2.0e9), nr_arfcn(28e9)
+    (633333, 400000, 2079166)
+    """
+    rows = ((0.0, 5e3, 0), (3e9, 15e3, 600_000), (24.25008e9, 60e3, 2_016_667))
+    low, step, first = [row for row in rows if carrier_hz >= row[0]][-1]
+    return first + round((carrier_hz - low) / step)

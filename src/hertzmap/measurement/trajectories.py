@@ -276,3 +276,39 @@ def _timed(
     share = (along - reached[which]) / length[which]
     place_m = corner_m[which] + share[:, None] * leg[which]
     return Trajectory(time_s, place_m, speed_m_s * leg[which] / length[which, None])
+
+
+def thinned(
+    trajectory: Trajectory,
+    steps: int,
+    period_s: tuple[float, float],
+    generator: np.random.Generator,
+) -> Trajectory:
+    """Positions of a fine trajectory at irregular times, as reports come.
+
+    Gaps are drawn evenly from a range and rounded to the trajectory's own positions, so that every
+    place is one the phone has been at.
+
+    Args:
+        trajectory: at short, equal times.
+        steps: positions to keep, the first one among them.
+        period_s: least and greatest gap [s].
+        generator: source of chance.
+
+    Raises:
+        ConfigError: if the trajectory is too short or too coarse for these gaps.
+    """
+    length = len(trajectory.time_s)
+    fine_s = float(np.diff(trajectory.time_s).mean()) if length > 1 else np.inf
+    most = int(np.round(period_s[1] / fine_s))
+    if not 0.0 < fine_s <= period_s[0] <= period_s[1] or (steps - 1) * most >= length:
+        msg = (
+            f"{steps} positions {period_s[0]} to {period_s[1]} s apart do not fit a trajectory of "
+            f"{length} positions {fine_s:.3g} s apart; draw it longer or finer"
+        )
+        raise ConfigError(msg)
+    gaps = np.round(generator.uniform(*period_s, size=steps - 1) / fine_s).astype(int)
+    kept = np.concatenate([[0], np.cumsum(np.maximum(gaps, 1))])
+    return Trajectory(
+        trajectory.time_s[kept], trajectory.place_m[kept], trajectory.velocity_m_s[kept]
+    )
