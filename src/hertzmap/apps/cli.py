@@ -155,6 +155,33 @@ def scene(
     _finish(summary, json_to)
 
 
+@app.command()
+def export(
+    osm: Extract,
+    kind: Annotated[
+        str, typer.Option("--format", "-f", help="mitsuba (ray tracers) or gltf (viewers).")
+    ] = "mitsuba",
+    dem: Annotated[
+        Path | None, typer.Option(help="GeoTIFF of the bare ground's heights [m]; else flat.")
+    ] = None,
+    box: Box = None,
+    centre: Centre = None,
+    radius: Radius = None,
+    out: Out = Path("out/export"),
+    json_to: Json = None,
+) -> None:
+    """Write buildings and ground as 3-D meshes: Mitsuba XML with PLY files, or glTF."""
+    from hertzmap.apps import jobs
+    from hertzmap.apps.export import export as run
+
+    with _telling() as tell:
+        tell("reading the extract")
+        found = jobs.open_scene(osm, _area(box, centre, radius))
+        tell("writing")
+        summary = run(found, out, kind=kind, dem=dem)
+    _finish(summary, json_to)
+
+
 @simulation.command("place")
 def simulate(
     osm: Extract,

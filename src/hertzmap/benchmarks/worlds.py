@@ -43,7 +43,20 @@ FINER = 2
 LEAST_SERVED = 0.30
 """Share of free cells above the scale's floor below which a draw is rejected."""
 _MOST_DRAWS = 20
-_NO_PART_OF_TRUTHS = ("arrays.py", "calibration.py", "response.py", "scatter.py")
+_NO_PART_OF_TRUTHS = (
+    "_meshes.py",
+    "_solids.py",
+    "arrays.py",
+    "calibration.py",
+    "channel_base.py",
+    "export.py",
+    "material_fit.py",
+    "path_layers.py",
+    "ray_budget.py",
+    "response.py",
+    "scatter.py",
+    "sionna_rt.py",
+)
 _GRID = TypeAdapter(Grid)
 _TRANSMITTER = TypeAdapter(Transmitter | None)
 _FLAGS: dict[str, dict[str, bool]] = {

@@ -23,3 +23,7 @@ class ConfigError(HertzmapError):
 
 class DataError(HertzmapError):
     """A file of the data folder, a checkpoint or a result is missing or damaged."""
+
+
+class MissingExtraError(HertzmapError, ImportError):
+    """An optional part of the package, or what it needs of the machine, is not installed."""

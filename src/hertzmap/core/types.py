@@ -111,6 +111,52 @@ class SceneRaster:
 
 @final
 @dataclass(frozen=True)
+class Terrain:
+    """Height of the ground over an area: flat triangles between the centres of a grid's cells.
+
+    Each square of four centres is cut from its south-west to its north-east corner. Meshes and
+    look-ups (`up_at`) follow the same triangles, so nothing stands below the mesh by rounding.
+    """
+
+    grid: Grid
+    """Where heights are known: at the cells' centres; at least 2 x 2."""
+    up_m: Float[np.ndarray, "rows cols"]
+    """Height of the ground [m], in the scene's frame."""
+    datum_m: float = 0.0
+    """Height of up = 0 in the source's height system [m]."""
+    source: str = ""
+    """Where the heights come from."""
+
+    def __post_init__(self) -> None:
+        _require(min(self.grid.shape) >= 2, "Terrain needs at least 2 x 2 cells")
+        _require(
+            self.up_m.shape == self.grid.shape,
+            f"Terrain.up_m {self.up_m.shape} does not fit the grid {self.grid.shape}",
+        )
+        _require(bool(np.all(np.isfinite(self.up_m))), "Terrain.up_m must be finite")
+
+    @property
+    def bounds_m(self) -> tuple[float, float, float, float]:
+        """(west, south, east, north) of the outermost centres, where the mesh ends [m]."""
+        west, south, east, north = self.grid.bounds_m
+        half = 0.5 * self.grid.spacing_m
+        return (west + half, south + half, east - half, north - half)
+
+    def up_at(self, place_m: Float[np.ndarray, "*shape 2"]) -> Float[np.ndarray, "*shape"]:
+        """Height of the ground [m] at places (east, north) [m]; beyond the edge as at the edge."""
+        last = np.array(self.grid.shape) - 1
+        pixel = np.clip(self.grid.to_pixel(place_m), 0.0, last)
+        cell = np.minimum(pixel.astype(np.int64), last - 1)
+        row, col = cell[..., 0], cell[..., 1]
+        north, east = pixel[..., 0] - row, pixel[..., 1] - col
+        here, across = self.up_m[row, col], self.up_m[row + 1, col + 1]
+        side = np.where(east >= north, self.up_m[row, col + 1], self.up_m[row + 1, col])
+        less, more = np.minimum(east, north), np.maximum(east, north)
+        return here + more * (side - here) + less * (across - side)
+
+
+@final
+@dataclass(frozen=True)
 class AntennaPattern:
     """Gain over direction. Kinds: ``isotropic``, ``dipole``, ``sector`` (TR 38.901), ``table``."""
 

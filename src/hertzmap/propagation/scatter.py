@@ -19,6 +19,7 @@ from hertzmap.core.errors import ConfigError
 from hertzmap.core.seeds import generator
 from hertzmap.core.types import Transmitter
 from hertzmap.core.units import SPEED_OF_LIGHT_M_S, wavelength_m
+from hertzmap.propagation.channel_base import AbstractChannelBackend
 
 
 @final
@@ -49,7 +50,7 @@ class ScatterConfig:
 
 
 @final
-class ScatterWorld:
+class ScatterWorld(AbstractChannelBackend):
     """Scatterers drawn from a seed; links are computed exactly."""
 
     def __init__(self, config: ScatterConfig, *, seed: int) -> None:
