@@ -8,7 +8,6 @@ Source: DiffLoc (arXiv 2510.14111), Table III: 7 stations, 2,000 snapshots (200 
 station places are not known, nor is its map; ours are the options below.
 """
 
-import hashlib
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, final
@@ -26,9 +25,10 @@ from hertzmap.core.kpi import PowerBudget, rsrp_dbm
 from hertzmap.core.seeds import generator
 from hertzmap.core.types import AntennaPattern, Scene, Transmitter
 from hertzmap.datasets import layouts, splits
-from hertzmap.datasets.channel_backends import Backend, scattered
+from hertzmap.datasets.channel_backends import Backend, engine_versions, scattered, traced
 from hertzmap.datasets.recipes import Recipe
-from hertzmap.datasets.remote import extract_path
+from hertzmap.datasets.remote import extract_sha256
+from hertzmap.datasets.squares import NO_PART, PART_ATTRS, PARTS, Squares, dealt
 from hertzmap.datasets.store import Contents, Layer
 from hertzmap.measurement.trajectories import (
     Ground,
@@ -37,18 +37,14 @@ from hertzmap.measurement.trajectories import (
     draw_trajectory,
 )
 from hertzmap.propagation.dominant_path import DominantPath, Environment
+from hertzmap.propagation.ray_budget import SionnaConfig
 from hertzmap.propagation.scatter import ScatterConfig
+from hertzmap.scenes.raster import window
 
 WORLD, USERS, SNAPSHOTS, PEOPLE, AREAS = range(5)
 """First part of every address: scatterers, movements, the deals of the splits."""
 POPULATIONS = ("pedestrian", "vehicular")
 """Who moves; the second one makes the splits ``fast``."""
-PARTS = ("train", "validation", "test")
-"""Parts of every split, by their codes."""
-NO_PART = 255
-"""Code of a snapshot that a split does not use."""
-SHARES = (0.6, 0.2, 0.2)
-"""3 : 1 : 1."""
 ROOF_CLEARANCE_M = 2.0
 """Least height of a station above the roof it stands on [m]; ours."""
 EDGE_M = 0.5
@@ -109,6 +105,10 @@ class DifflocConfig:
     """Who computes the channels."""
     scatter: ScatterConfig = field(default_factory=ScatterConfig)
     """Settings of the backend ``scatter``."""
+    sionna: SionnaConfig = field(default_factory=SionnaConfig)
+    """Settings of the backend ``sionna``."""
+    margin_m: float = 150.0
+    """Buildings so far outside the zone are traced too [m]."""
 
     def __post_init__(self) -> None:
         if self.stations < 3 or self.radius_m <= 0:
@@ -272,15 +272,6 @@ def trajectory(config: DifflocConfig, population: str, user: int) -> tuple[Traje
     raise SceneError(msg)
 
 
-def _dealt(count: int, address: tuple[int, ...]) -> UInt8[np.ndarray, " samples"]:
-    """Parts of a split dealt 3 : 1 : 1 among so many."""
-    order = generator(*address).permutation(count)
-    ends = np.round(np.cumsum(SHARES) * count)
-    parts = np.empty(count, np.uint8)
-    parts[order] = np.searchsorted(ends, np.arange(count), side="right")
-    return parts
-
-
 def split_codes(
     config: DifflocConfig, block: UserBlock, place_m: Float[np.ndarray, "samples steps 2"]
 ) -> dict[str, UInt8[np.ndarray, "samples steps"]]:
@@ -289,8 +280,8 @@ def split_codes(
     total = config.population(block.population)
     shape = place_m.shape[:2]
     mine = slice(block.first, block.first + block.count)
-    people = _dealt(total, (config.seed, PEOPLE, code))[mine, None]
-    each = _dealt(total * config.snapshots, (config.seed, SNAPSHOTS, code))
+    people = dealt(total, config.seed, PEOPLE, code)[mine, None]
+    each = dealt(total * config.snapshots, config.seed, SNAPSHOTS, code)
     by_user = np.broadcast_to(people, shape)
     by_snapshot = each.reshape(total, config.snapshots)[mine]
     area = area_parts(config.seed, place_m.reshape(-1, 2)).reshape(shape)
@@ -306,24 +297,10 @@ def split_codes(
 
 def area_parts(seed: int, place_m: Float[np.ndarray, "points 2"]) -> UInt8[np.ndarray, " points"]:
     """Parts by squares of 40 m dealt 3 : 1 : 1; training points near test squares have none."""
-
-    def part_at(places: np.ndarray) -> np.ndarray:
-        squares = np.floor(places / AREA_M).astype(np.int64)
-        parts = np.empty(len(squares), np.int64)
-        for square in np.unique(squares, axis=0):
-            # an address counts from 0: east and north may be negative
-            address = [int(2 * abs(value) + (value < 0)) for value in square]
-            drawn = generator(seed, AREAS, *address).random()
-            mine = (squares == square).all(axis=1)
-            parts[mine] = np.searchsorted(np.cumsum(SHARES[:2]), drawn, side="right")
-        return parts
-
-    here = part_at(place_m)
-    turns = np.linspace(0.0, 2.0 * np.pi, 16, endpoint=False)
-    ring = AREA_GUARD_M * np.stack([np.cos(turns), np.sin(turns)], axis=1)
-    around = np.stack([part_at(place_m + step) for step in ring])
-    near_test = (around == PARTS.index("test")).any(axis=0)
-    return np.where(near_test & (here == 0), NO_PART, here).astype(np.uint8)
+    squares = Squares(AREA_M, (seed, AREAS))
+    part, test = squares.part(place_m), PARTS.index("test")
+    near_test = squares.near_other(place_m, AREA_GUARD_M)[:, test]
+    return np.where(near_test & (part == 0), NO_PART, part).astype(np.uint8)
 
 
 def contents(config: DifflocConfig, block: UserBlock) -> Contents:
@@ -350,10 +327,7 @@ def contents(config: DifflocConfig, block: UserBlock) -> Contents:
                 ("samples", "steps"),
                 "1",
                 f"part of each snapshot in the split {name}",
-                attrs={
-                    "flag_values": [0, 1, 2, NO_PART],
-                    "flag_meanings": " ".join((*PARTS, "none")),
-                },
+                attrs=PART_ATTRS,
             )
             for name, codes in split_codes(config, block, place_m).items()
         },
@@ -367,6 +341,10 @@ def contents(config: DifflocConfig, block: UserBlock) -> Contents:
 def _channels(
     config: DifflocConfig, here: Layout, ue_m: np.ndarray, velocity_m_s: np.ndarray
 ) -> Channels:
+    if config.backend == "sionna":
+        name = f"{config.extract} {here.grid} {config.margin_m}"
+        around = window(here.scene, here.grid, config.margin_m)
+        return traced(around, name, config.sionna, here.stations, ue_m, velocity_m_s)
     world_seed = int(generator(config.seed, WORLD).integers(2**31))
     return scattered(config.scatter, world_seed, here.stations, ue_m, velocity_m_s)
 
@@ -413,9 +391,10 @@ def _scene_attrs(config: DifflocConfig, here: Layout) -> dict[str, Any]:
         "origin_east_m": here.scene.origin_m[0],
         "origin_north_m": here.scene.origin_m[1],
         "datum": "up is above flat ground",
-        "osm_sha256": osm_sha256(config.extract),
+        "osm_sha256": extract_sha256(config.extract),
         "attribution": here.scene.attribution,
         "engine": config.backend,
+        "engine_versions": engine_versions(config.backend),
         "zone_m": [list(corner) for corner in here.zone.exterior.coords],
         "stations_on_roof": list(here.on_roof),
         "coverage_rule": coverage_rule(config),
@@ -433,19 +412,14 @@ def coverage_rule(config: DifflocConfig) -> str:
     )
 
 
-@lru_cache(maxsize=64)
-def osm_sha256(extract: str) -> str:
-    """SHA-256 of a map extract's file."""
-    return hashlib.sha256(extract_path(extract).read_bytes()).hexdigest()
-
-
-def about(config: DifflocConfig) -> dict[str, Any]:
+def about(config: DifflocConfig, counts: dict[str, Any]) -> dict[str, Any]:
     """What the dataset says of itself."""
+    del counts
     scene = splits.load_extract(config.extract)
     return {
         "licence": "ODbL 1.0 for what derives from the map; the rest Apache 2.0",
         "attribution": scene.attribution,
-        "sources": [{"extract": config.extract, "sha256": osm_sha256(config.extract)}],
+        "sources": [{"extract": config.extract, "sha256": extract_sha256(config.extract)}],
         "coverage_rule": coverage_rule(config),
         "parts": list(PARTS),
         "splits": {

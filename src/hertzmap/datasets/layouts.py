@@ -18,6 +18,14 @@ from hertzmap.core.channels import (
     TRANSMITTED,
     Channels,
 )
+from hertzmap.core.sequences import (
+    NO_INDEX,
+    NOT_SIMULATED,
+    PRESENT,
+    QUANTITIES,
+    REASONS,
+    MeasurementSequence,
+)
 from hertzmap.core.types import AntennaPattern, Transmitter
 from hertzmap.datasets.store import Layer
 
@@ -195,3 +203,96 @@ def truth_layers(
             chunk=64,
         ),
     }
+
+
+SEQUENCE_CHUNK = 64
+"""Samples that are read at once."""
+
+
+def sequence_layers(sequences: MeasurementSequence) -> tuple[dict[str, Layer], dict[str, Any]]:
+    """Arrays of the groups ``meas`` and ``rt``, and attributes of ``meas``.
+
+    Missing values are stored as 0 beside their reason. Keys that were not simulated at all are left
+    out, and come back as such.
+    """
+    axes = ("samples", "steps", "cells")
+    simulated = [key for key in sequences.keys if np.any(sequences.reason[key] != NOT_SIMULATED)]
+    layers: dict[str, Layer] = {}
+    for key in simulated:
+        quantity = QUANTITIES[key]
+        dims = (*axes, "ports") if quantity.ports else axes
+        group = "rt" if quantity.layer == "rt" else "meas"
+        present = sequences.present(key)
+        seen = present[..., None] if quantity.ports else present
+        value = np.where(seen & np.isfinite(sequences.value[key]), sequences.value[key], 0.0)
+        units = quantity.unit or "1"
+        layers[f"{group}/{key}"] = Layer(
+            value.astype(np.float32), dims, units, quantity.meaning, SEQUENCE_CHUNK
+        )
+        if quantity.indexed:
+            layers[f"{group}/{key}_index"] = Layer(
+                sequences.index[key].astype(np.int16),
+                dims,
+                "1",
+                f"report index of {key}; {NO_INDEX} where missing",
+                SEQUENCE_CHUNK,
+                least=NO_INDEX,
+            )
+    reasons = np.stack([sequences.reason[key] for key in simulated], axis=-1)
+    layers["meas/reason"] = Layer(
+        reasons,
+        (*axes, "layers"),
+        "1",
+        "why each value is there or not",
+        SEQUENCE_CHUNK,
+        least=0,
+        most=len(REASONS) - 1,
+        attrs={
+            "keys": simulated,
+            "flag_values": list(range(len(REASONS))),
+            "flag_meanings": " ".join(text.replace(" ", "_") for text in REASONS),
+        },
+    )
+    attrs = {"subcarrier_spacing_hz": sequences.subcarrier_spacing_hz}
+    return layers, attrs
+
+
+def sequences_of(
+    values: Mapping[str, np.ndarray],
+    keys: Sequence[str],
+    time_s: Float[np.ndarray, "samples steps"],
+    ue_id: Sequence[str],
+    cells: Mapping[str, np.ndarray],
+    subcarrier_spacing_hz: float,
+) -> MeasurementSequence:
+    """The sequences again.
+
+    Args:
+        values: arrays of ``meas`` and ``rt`` by their names without the group.
+        keys: of the last axis of ``reason``.
+        time_s: of each report [s].
+        ue_id: name of each sample's UE.
+        cells: arrays of the group ``cells``.
+        subcarrier_spacing_hz: as stored [Hz].
+    """
+    value, index, reason = {}, {}, {}
+    for position, key in enumerate(keys):
+        why = values["reason"][..., position]
+        gone = why != PRESENT
+        shaped = gone[..., None] if QUANTITIES[key].ports else gone
+        reason[key] = why
+        value[key] = np.where(shaped, np.float32(np.nan), values[key])
+        if QUANTITIES[key].indexed:
+            index[key] = values[f"{key}_index"]
+            value[key] = np.where(index[key] == NO_INDEX, np.float32(np.nan), value[key])
+    return MeasurementSequence(
+        tuple(ue_id),
+        time_s,
+        cells["id"],
+        cells["pci"],
+        value,
+        index,
+        reason,
+        cells["nr_arfcn"],
+        subcarrier_spacing_hz,
+    )

@@ -23,12 +23,15 @@ from jaxtyping import Int
 from hertzmap.core.channels import Channels
 from hertzmap.core.errors import ConfigError, DataError
 from hertzmap.core.seeds import generator
+from hertzmap.core.sequences import NOT_SIMULATED, MeasurementSequence
 from hertzmap.core.types import Transmitter
 from hertzmap.datasets import layouts, store
 from hertzmap.datasets.recipes import DATASET
 
 MEMORY_MIB = 256.0
 """Size of the arrays that a reader keeps by default [MiB]."""
+SEEN = ("ue", "meas", "rt")
+"""Groups whose samples a batch holds; what is in ``rt`` no field UE can report."""
 ALL_STEPS = -1
 """Stands for all steps of a sample in an index."""
 Index = Int[np.ndarray, "samples 3"]
@@ -43,7 +46,10 @@ class Batch:
     index: Index
     """What it holds."""
     values: dict[str, np.ndarray]
-    """Arrays of the groups ``ue`` and ``meas`` by ``group/name``, one row for each index."""
+    """Arrays of the groups `SEEN` by ``group/name``, one row for each index.
+
+    Where shards have different numbers of radio cells, the axis of cells is as long as the longest
+    and ends in cells that were not simulated."""
     channels: Channels | None
     """Paths of their links, in the same order; None if the dataset has none."""
 
@@ -183,15 +189,13 @@ class Dataset:
 
     def read(self, index: Index) -> Batch:
         """Read what an index names, in its order."""
-        groups = [
-            name for name in ("ue", "meas") if len(index) and self.has(int(index[0, 0]), name)
-        ]
+        groups = [name for name in SEEN if len(index) and self.has(int(index[0, 0]), name)]
         values = {
             f"{group}/{name}": array
             for group in groups
             for name, array in _rows(self, group, index).items()
         }
-        with_paths = len(index) > 0 and self.has(int(index[0, 0]), "rt")
+        with_paths = len(index) > 0 and self.has(int(index[0, 0]), "rt/offset")
         return Batch(index, values, self._channels(index) if with_paths else None)
 
     def transmitters(self, shard: int) -> tuple[Transmitter, ...]:
@@ -249,17 +253,52 @@ def read_truth(dataset: Dataset, index: Index) -> dict[str, np.ndarray]:
 
 def _rows(dataset: Dataset, group: str, index: Index) -> dict[str, np.ndarray]:
     """Rows of all arrays of a group that have samples, for each index."""
+    shards = np.unique(index[:, 0]).tolist()
+    opened = {shard: dataset._group(shard, group) for shard in shards}
+    cells = max((one.sizes.get("cells", 0) for one in opened.values()), default=0)
     out: dict[str, np.ndarray] = {}
-    for shard in np.unique(index[:, 0]).tolist():
+    for shard in shards:
         mine = np.flatnonzero(index[:, 0] == shard)
         sample, step = index[mine, 1], index[mine, 2]
-        for name, found in sorted(dataset._group(shard, group).variables.items()):
+        for name, found in sorted(opened[shard].variables.items()):
             if found.dims[:1] != ("samples",):
                 continue
             rows = np.asarray(dataset.array(shard, group, str(name))[sample])
+            if "cells" in found.dims:
+                missing = [(0, cells - size if dim == "cells" else 0)
+                           for dim, size in zip(found.dims, rows.shape, strict=True)]  # fmt: skip
+                rows = np.pad(rows, missing, constant_values=NOT_SIMULATED * (name == "reason"))
             if found.dims[1:2] == ("steps",) and np.all(step != ALL_STEPS):
                 rows = rows[np.arange(len(rows)), step]
             if str(name) not in out:
                 out[str(name)] = np.empty((len(index), *rows.shape[1:]), rows.dtype)
             out[str(name)][mine] = rows
     return out
+
+
+def read_sequences(dataset: Dataset, index: Index) -> MeasurementSequence:
+    """What some UEs of one shard report.
+
+    Args:
+        dataset: with measurements.
+        index: of samples of one shard.
+
+    Raises:
+        ConfigError: if the index is of several shards, whose radio cells differ.
+    """
+    shards = np.unique(index[:, 0])
+    if len(shards) != 1:
+        msg = f"sequences share their radio cells, so ask for one shard, not {shards.tolist()}"
+        raise ConfigError(msg)
+    shard = int(shards[0])
+    batch = dataset.read(index)
+    meas, cells = dataset.group(shard, "meas"), dataset.group(shard, "cells")
+    values = {name.partition("/")[2]: array for name, array in batch.values.items()}
+    return layouts.sequences_of(
+        values,
+        meas["reason"].attrs["keys"],
+        batch.values["ue/time"],
+        [f"ue{number}" for number in batch.values["ue/id"].tolist()],
+        {str(name): array.values for name, array in cells.variables.items()},
+        meas.attrs["subcarrier_spacing_hz"],
+    )

@@ -46,8 +46,8 @@ class Recipe:
     """Lists the units of a config, always in the same order."""
     contents: Callable[[Any, Any], Contents]
     """Computes one shard from config and unit."""
-    about: Callable[[Any], dict[str, Any]]
-    """What the dataset says of itself: licence, attribution, sources, meaning of the splits."""
+    about: Callable[[Any, dict[str, Any]], dict[str, Any]]
+    """What the dataset says of itself, from config and counts: licence, sources, splits, ..."""
 
 
 @final
@@ -213,6 +213,7 @@ def finish(folder: Path) -> bool:
         return False
     shards = [store.read_facts(folder, item.number) for item in plans]
     config = plans[0].config
+    counts = total(shard["counts"] for shard in shards)
     content = {
         "format_version": store.FORMAT_VERSION,
         "kpi_version": KPI_VERSION,
@@ -220,8 +221,8 @@ def finish(folder: Path) -> bool:
         "config": asdict(config),
         "versions": versions(),
         "commit": commit(),
-        **recipe(config.recipe).about(config),
-        "counts": total(shard["counts"] for shard in shards),
+        **recipe(config.recipe).about(config, counts),
+        "counts": counts,
         "shards": [
             {key: shard[key] for key in ("number", "content_sha256", "counts")} for shard in shards
         ],
