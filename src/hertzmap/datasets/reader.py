@@ -113,6 +113,10 @@ class Dataset:
             raise DataError(msg)
         return self._group(shard, name)
 
+    def attrs(self, shard: int) -> dict[str, Any]:
+        """What a shard says of itself: scene, CRS, engine, config, versions."""
+        return dict(store.open_group(self.folder, shard, "").attrs)
+
     def has(self, shard: int, name: str) -> bool:
         """Whether a shard has a group; looks at no file of the truth."""
         return (store.shard_path(self.folder, shard) / name / "zarr.json").exists()
