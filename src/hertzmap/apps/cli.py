@@ -588,6 +588,41 @@ def bench_knobs(
     _list(maps.run(["default"], out, method or list(maps.KNOBS), None, limit, "test", 1))
 
 
+@bench.command("data")
+def bench_data(
+    folder: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of generated datasets.")
+    ] = None,
+    kill: Annotated[int, typer.Option(min=0, help="Kill generations so often.")] = 0,
+    executors: Annotated[
+        bool, typer.Option("--executors", help="Compare one process, two, and two Ray workers.")
+    ] = False,
+    config: Annotated[Path, typer.Option(help="What --kill and --executors generate.")] = Path(
+        "configs/datasets/diffloc-uma-scatter.yaml"
+    ),
+    out: Out = Path("results/data"),
+) -> None:
+    """Figures of datasets: time, size, links, splits, taps; kills; executors."""
+    from hertzmap.apps import dataset_plots, plots
+    from hertzmap.benchmarks import data
+    from hertzmap.datasets.reader import Dataset
+
+    written = []
+    with _telling() as tell:
+        for one in folder or ():
+            written.append(data.run(one, out, tell))
+            dataset = Dataset(one)
+            picture = written[-1].with_suffix(".png")
+            plots.save(dataset_plots.dataset_figure(dataset), picture)
+            written.append(picture)
+        if kill:
+            tell(f"killing {kill} times")
+            written.append(data.run_kills(config, kill, out))
+        if executors:
+            written.append(data.run_executors(config, out, tell=tell))
+    _list(tuple(written))
+
+
 @bench.command("figures")
 def bench_figures(
     results: Annotated[Path, typer.Option(help="Folder of the result files.")] = Path("results"),

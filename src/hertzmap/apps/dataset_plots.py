@@ -19,6 +19,13 @@ VIEW_M = 40.0
 """Ground around the stations that a layout shows [m]."""
 
 
+def dataset_figure(dataset: Dataset) -> Figure:
+    """The picture that shows most of a dataset: its layout, or its first tile."""
+    if dataset.facts["recipe"] == "diffloc-uma":
+        return layout_figure(dataset)
+    return tile_figure(dataset, dataset.shards[0])
+
+
 def layout_figure(dataset: Dataset, *, width_in: float = 11.0) -> Figure:
     """Buildings, stations and their hull, and the ways of walking and of driving users.
 
