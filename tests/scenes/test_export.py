@@ -192,6 +192,15 @@ def test_an_unknown_material_is_named():
         building_meshes(scene, None)
 
 
+def test_a_slip_of_drawing_between_houses_is_closed():
+    yard = BOX(0, 0, 20, 20) - BOX(5, 5, 15, 15)
+    scene = scene_of((yard, 9.0), (BOX(5.004, 5, 15, 15), 9.0))
+    (surface,) = building_meshes(scene, None).values()
+    assert len(surface.triangles) == 12  # one box
+    wide = scene_of((yard, 9.0), (BOX(5.4, 5, 15, 15), 9.0))
+    assert_holds(wide, building_meshes(wide, None)["concrete"])
+
+
 # --- terrain ------------------------------------------------------------------------------------
 
 
@@ -334,3 +343,11 @@ def test_other_endings_and_bad_folders_are_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="choose another folder"):
         write_mitsuba(scene, tmp_path / "file")
+
+
+def test_an_empty_place_is_bare_ground(tmp_path):
+    scene = Scene((), np.empty(0), (), (), (0.0, 0.0, 10.0, 10.0))
+    path = write_mitsuba(scene, tmp_path)
+    assert [shape.get("id") for shape in ET.parse(path).findall("shape")] == ["mesh-ground"]
+    write_mitsuba(scene, tmp_path / "hill", terrain=slope())
+    assert write_gltf(scene, tmp_path / "bare.glb").is_file()

@@ -1,5 +1,6 @@
 """The job behind ``hertzmap export``: a scene as files of other programs."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ def export(scene: Scene, out: Path, *, kind: str, dem: Path | None) -> dict[str,
     if kind == "mitsuba":
         path = write_mitsuba(scene, out, terrain=terrain)
         files = {"scene": path, "record": path.with_name("scene.json")}
-        files |= {mesh.stem: mesh for mesh in sorted((out / "meshes").glob("*.ply"))}
+        meshes = json.loads(files["record"].read_text(encoding="utf-8"))["meshes"]
+        files |= {name: out / "meshes" / f"{name}.ply" for name in meshes}
     else:
         files = {"scene": write_gltf(scene, out / f"{scene.name}.glb", terrain=terrain)}
     summary = jobs.summarise_scene(scene) | {"format": kind, "terrain": None}

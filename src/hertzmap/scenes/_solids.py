@@ -179,7 +179,8 @@ def _owners(faces: np.ndarray, shapes: np.ndarray, top: np.ndarray) -> np.ndarra
     owner = np.full(len(faces), -1)
     owner[found] = shape[order][first]
     slit = (owner < 0) & (2.0 * shapely.area(faces) < SLIT_M * shapely.length(faces))
-    owner[slit] = tree.nearest(shapely.point_on_surface(faces[slit]))
+    if slit.any():
+        owner[slit] = tree.nearest(shapely.point_on_surface(faces[slit]))
     return owner
 
 
