@@ -180,3 +180,46 @@ def test_a_link_without_paths_has_no_spread():
     nothing = np.full((1, 3), np.nan)
     assert np.isnan(kpi.delay_spread_s(nothing, nothing))[0]
     assert np.isnan(kpi.angle_spread_rad(nothing, nothing))[0]
+
+
+@pytest.mark.parametrize("coefficient", [0.0, 4.0, 8.0])
+def test_filtered_noise_has_the_share_that_is_stated(coefficient):
+    noise = np.random.default_rng(1).standard_normal((400, 2000))
+    settled = kpi.l3_filtered(noise, coefficient)[100:]
+    assert settled.std() == pytest.approx(kpi.l3_noise_share(coefficient), rel=0.01)
+
+
+def test_rank_grows_with_power_up_to_what_the_channel_has():
+    even, lone = np.ones((1, 4)), np.array([[1.0, 1e-6, 0.0, 0.0]])
+    assert kpi.rank_indicator(even, np.array([1e-3])).tolist() == [4]
+    assert kpi.rank_indicator(lone, np.array([1e3])).tolist() == [1]
+    uneven = np.array([[1.0, 0.3, 0.1, 0.03]])
+    ranks = [int(kpi.rank_indicator(uneven, np.array([10.0**k]))[0]) for k in range(-1, 9)]
+    assert ranks == sorted(ranks)
+    assert (ranks[0], ranks[-1]) == (1, 4)
+
+
+@given(st.lists(st.floats(-139.0, -45.0), min_size=2, max_size=4))
+def test_beams_are_told_within_half_their_steps(levels):
+    level = np.sort(np.array(levels))[::-1]
+    index = kpi.beam_indices(level)
+    found = kpi.beams_of_indices_dbm(index)
+    assert abs(found[0] - level[0]) <= 0.5 + 1e-9
+    near = index[1:] < 15
+    assert (np.abs(found[1:] - level[1:])[near] <= 1.5 + 1e-9).all()
+
+
+def test_blocks_of_another_format_arrive_by_its_own_threshold():
+    sinr = np.array([12.0])
+    own = kpi.throughput_mbps(sinr, BUDGET, index=kpi.cqi(sinr))
+    assert own == pytest.approx(kpi.throughput_mbps(sinr, BUDGET))
+    bold = kpi.throughput_mbps(sinr, BUDGET, index=kpi.cqi(sinr) + 2)
+    shy = kpi.throughput_mbps(sinr, BUDGET, index=kpi.cqi(sinr) - 2)
+    assert bold < shy < own
+    assert kpi.throughput_mbps(sinr, BUDGET, index=np.array([0])) == [0.0]
+
+
+@given(st.floats(1e8, 99e9))
+def test_carriers_stand_on_the_raster_in_order(carrier):
+    step = 5e3 if carrier < 3e9 else 15e3 if carrier < 24.25008e9 else 60e3
+    assert kpi.nr_arfcn(carrier + 2 * step) > kpi.nr_arfcn(carrier)

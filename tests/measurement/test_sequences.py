@@ -1,5 +1,6 @@
 """Reports say what the maps say, and what is missing says why."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -19,13 +20,16 @@ from hertzmap.core.sequences import (
     PRESENT,
     QUANTITIES,
 )
-from hertzmap.core.types import RadioMap, Transmitter
+from hertzmap.core.types import AntennaPattern, RadioMap, Transmitter
 from hertzmap.core.units import SPEED_OF_LIGHT_M_S
 from hertzmap.measurement.readings import read_channels, with_beams
 from hertzmap.measurement.sequences import EXACT, SequenceConfig, due, serving_cell, simulate
 from hertzmap.measurement.trajectories import Trajectory
 from hertzmap.propagation.arrays import port_gains
+from hertzmap.propagation.dominant_path import DominantPath, Environment
 from hertzmap.propagation.scatter import ScatterConfig, ScatterWorld
+from hertzmap.scenes.raster import rasterize
+from hertzmap.scenes.synthetic import city
 
 CARRIER = 3.5e9
 GRID = Grid(60, 60, 4.0, (-120.0, -120.0))
@@ -97,6 +101,47 @@ def test_a_report_at_a_pixel_s_centre_is_the_map():
     np.testing.assert_allclose(own.value["dl_throughput"][each, 0, serving], rate, rtol=1e-5)
     index = np.floor(found.layer("cqi")[serving, row, col] + 1e-5)
     np.testing.assert_array_equal(own.index["cqi"][each, 0, serving], index)
+
+
+def test_maps_of_the_engine_agree_with_its_reports_too():
+    scene = city(3, size_m=96.0, buildings=6)
+    grid = Grid(48, 48, 2.0, (-48.0, -48.0))
+    free = rasterize(scene, grid).free
+    row, col = np.argwhere(free)[[40, 900]].T
+    places = grid.centres_m()[row, col]
+    sites = tuple(
+        Transmitter((east, north, 8.0), CARRIER, AntennaPattern("sector"), pitch_rad=0.17)
+        for east, north in places.tolist()
+    )
+    maps = DominantPath(Environment.prepare(scene, grid)).trace(sites)
+    found = layers.cell_layers(maps, BUDGET, names=("rsrp", "sinr", "rsrq", "toa"), free=free)
+    chosen = np.argwhere(maps.valid.all(axis=0))[::11]
+    walks = [at(grid.centres_m()[r, c][None]) for r, c in chosen]
+    own = simulate(maps, walks, BUDGET, EXACT, seed=0, free=free).sequences
+    for key, name in (("ss_rsrp", "rsrp"), ("ss_sinr", "sinr"), ("ss_rsrq", "rsrq")):
+        want = found.layer(name)[:, chosen[:, 0], chosen[:, 1]].T
+        np.testing.assert_allclose(own.value[key][:, 0], want, atol=0.01, err_msg=key)
+    assert (own.reason["ss_rsrp"] == PRESENT).all()
+
+
+def test_a_tile_s_reports_take_a_moment():
+    grid = Grid(256, 256, 2.0, (-256.0, -256.0))
+    place = np.concatenate([grid.centres_m(), np.full((*grid.shape, 1), 1.5)], axis=-1)
+    sites = (
+        *SITES,
+        Transmitter((0.0, 90.0, 9.0), CARRIER),
+        Transmitter((9.0, -90.0, 9.0), CARRIER),
+    )
+    length = np.stack([np.linalg.norm(place - one.place_m, axis=-1) for one in sites])
+    maps = RadioMap(
+        grid, -43.3 - 25.0 * np.log10(length), np.ones(length.shape, bool), sites, length / 3e8
+    )
+    walks = [at(np.array([[k - 100.0, 0.5 * step] for step in range(11)])) for k in range(200)]
+    start = time.process_time()
+    own = simulate(maps, walks, BUDGET, seed=1).sequences
+    spent = time.process_time() - start
+    assert own.shape == (200, 11, 8)
+    assert spent < 2.0  # 0.03 CPU-s for us
 
 
 def test_between_centres_a_report_is_interpolated_in_decibels_and_never_over_a_wall():

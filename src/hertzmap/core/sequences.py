@@ -169,7 +169,7 @@ class MeasurementSequence:
     cell_id: Int[np.ndarray, " cells"]
     """Identity of each radio cell (NCI)."""
     pci: Int[np.ndarray, " cells"]
-    """Physical cell identity, 0 to 1007."""
+    """Physical cell identity, 0 to 1007; -1 where unknown."""
     value: Mapping[str, Float[np.ndarray, "samples steps cells *ports"]]
     """Decoded values by key of `QUANTITIES`; NaN where not present."""
     index: Mapping[str, Int[np.ndarray, "samples steps cells *ports"]]
@@ -255,7 +255,7 @@ class MeasurementSequence:
         _require(len(set(self.ue_id)) == samples, "ue_id must differ between samples")
         _require(len(self.pci) == cells, f"{cells} cells, but {len(self.pci)} pci")
         _require(
-            bool(np.all((self.pci >= 0) & (self.pci <= 1007))), "pci must lie between 0 and 1007"
+            bool(np.all((self.pci >= -1) & (self.pci <= 1007))), "pci must lie between 0 and 1007"
         )
         _require(len(np.unique(self.cell_id)) == cells, "cell_id must differ between cells")
         seen = np.isfinite(self.time_s)

@@ -128,6 +128,24 @@ class ReportTable:
             self.refuse(what, rows[bad], "mend or delete these rows")
         return numbers
 
+    def optional_numbers(
+        self, column: str, rows: Int[np.ndarray, " points"]
+    ) -> Float[np.ndarray, " points"]:
+        """Values of a column as floats; NaN where a cell of the table is empty.
+
+        Raises:
+            ReportsError: if one is neither empty nor a finite number; names the rows.
+        """
+        import pandas as pd
+
+        stated = pd.Series(self.columns[column][rows])
+        numbers = np.asarray(pd.to_numeric(stated, errors="coerce"), dtype=np.float64)
+        bad = ~np.isfinite(numbers) & ~np.asarray(stated.isna())
+        if bad.any():
+            what = f"{column} is neither empty nor a finite number"
+            self.refuse(what, rows[bad], "mend these rows or leave their cells empty")
+        return numbers
+
     def integers(self, column: str, rows: Int[np.ndarray, " points"]) -> Int[np.ndarray, " points"]:
         """Values of a column as integers.
 
