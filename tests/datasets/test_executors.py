@@ -8,7 +8,7 @@ import time
 import pytest
 
 from hertzmap.benchmarks.data import content, kill_test
-from hertzmap.core.errors import ConfigError, DataError
+from hertzmap.core.errors import ConfigError, DataError, MissingExtraError
 from hertzmap.datasets import executors, recipes, store
 from hertzmap.datasets.diffloc_uma import DifflocConfig
 from hertzmap.datasets.executors import part
@@ -156,7 +156,7 @@ def test_a_run_needs_a_worker(tmp_path):
 
 def test_without_ray_the_message_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ConfigError, match="cluster"):
+    with pytest.raises(MissingExtraError, match="cluster"):
         executors.run(recipes.plan(TINY), tmp_path, recipes.make, ray="local")
 
 

@@ -254,7 +254,7 @@ def run_executors(
 
     Raises:
         DataError: if the shards differ.
-        ConfigError: if Ray is not installed.
+        MissingExtraError: if Ray is not installed.
     """
     shutil.rmtree(work, ignore_errors=True)
     ways: dict[str, dict[str, Any]] = {

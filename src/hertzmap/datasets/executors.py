@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, final
 
-from hertzmap.core.errors import ConfigError, DataError, HertzmapError
+from hertzmap.core.errors import ConfigError, DataError, HertzmapError, MissingExtraError
 from hertzmap.datasets.recipes import ShardPlan
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,8 @@ def run(
 
     Raises:
         DataError: if shards failed or a worker died; what is finished stays.
-        ConfigError: if Ray is asked for and not installed, or `workers` is below 1.
+        MissingExtraError: if Ray is asked for and not installed.
+        ConfigError: if `workers` is below 1.
     """
     if workers < 1:
         msg = f"a run needs at least one worker, got {workers}"
@@ -182,7 +183,7 @@ def _by_ray(
         from ray.exceptions import RayError
     except ImportError as error:
         msg = "Ray is not installed; run `pip install 'hertzmap[cluster]'`, or use --workers"
-        raise ConfigError(msg) from error
+        raise MissingExtraError(msg) from error
     local = {"num_cpus": workers, "include_dashboard": False} if address == "local" else {}
     where = None if address == "local" else address
     ray.init(address=where, log_to_driver=False, configure_logging=False, **local)
