@@ -55,6 +55,7 @@ _NO_PART_OF_TRUTHS = (
     "path_layers.py",
     "ray_budget.py",
     "response.py",
+    "roads.py",
     "scatter.py",
     "sionna_rt.py",
 )
