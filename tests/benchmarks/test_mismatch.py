@@ -18,7 +18,7 @@ def draw(world, case, sampling=SAMPLING):
     return mismatch.draw(world.truth, sampling, case, np.random.default_rng(3))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [case for case in CASES if case != "ray-traced"])
 def test_every_case_has_its_settings_and_both_splits(case):
     config = load_cell(case)
     assert config.mismatch is not None and config.headline == "combined:default"

@@ -564,6 +564,35 @@ def bench_propagation(
     _list(written)
 
 
+@bench.command("ray-traced")
+def bench_ray_traced(
+    part: Annotated[
+        list[str] | None, typer.Option(help="training (calibration), test; both by default.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the maps; the package's own by default.")
+    ] = None,
+    maps_per_city: Annotated[int, typer.Option(min=1, help="Maps of each test city.")] = 1,
+) -> None:
+    """Make the shipped ray-traced maps that are not there yet (extra rt; minutes each)."""
+    from hertzmap.benchmarks import ray_traced
+
+    parts = tuple(part or ("training", "test"))
+    with _telling() as tell:
+        written = ray_traced.run(out, parts=parts, maps_per_city=maps_per_city, progress=tell)
+    _list(written)
+
+
+@bench.command("calibration")
+def bench_calibration(out: Out = Path("results/data")) -> None:
+    """Dominant paths and materials fitted to ray-traced maps, scored on cities left out."""
+    from hertzmap.benchmarks import calibration
+
+    with _telling() as tell:
+        written = calibration.run(out / "calibration.json", progress=tell)
+    _list((written,))
+
+
 @bench.command("speed")
 def bench_speed(
     method: Methods = None,

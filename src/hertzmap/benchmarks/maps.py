@@ -56,7 +56,9 @@ PROTOCOL = (
     "dB. All methods see identical reports. Mean over report seeds, then over maps; differences "
     "are paired on identical reports. Of several transmitters that a method finds the nearest one "
     "to the true one is scored; `transmitters` counts them. transmitter_error_median_m is the "
-    "median over all runs. psnr_lit_db: free cells whose truth lies above the scale's floor."
+    "median over all runs. psnr_lit_db: free cells whose truth lies above the scale's floor. Where "
+    "the truth is not known everywhere outdoors (ray-traced maps), free cells mean those with a "
+    "truth: reports stand on them and they are scored, and paper_* are left out."
 )
 """What the numbers of a cell mean; stands in every result file."""
 _ERROR_BARS = {
@@ -67,6 +69,10 @@ _ERROR_BARS = {
     "radiomapseer": (
         "se and 95 % intervals: bootstrap over the transmitters of ONE environment, "
         f"{results.RESAMPLES} resamples; they say nothing about other environments"
+    ),
+    "ray-traced": (
+        "se and 95 % intervals: bootstrap over environments (one tile of each city, with its own "
+        f"buildings and transmitter), {results.RESAMPLES} resamples"
     ),
 }
 KNOBS = (
@@ -180,6 +186,9 @@ def world_keys(
     """The worlds of a cell, in the order they are run."""
     if config.world == "radiomapseer":
         return worlds.radiomapseer_keys()
+    if config.world == "ray-traced":
+        count = min(config.maps_per_city, maps_per_city or config.maps_per_city)
+        return worlds.ray_traced_keys(config.cities.test, count)
     cities = config.cities.test if split == "test" else config.cities.validation
     variant = config.mismatch.truth if config.mismatch else ""
     count = min(config.maps_per_city, maps_per_city or config.maps_per_city)
@@ -230,16 +239,22 @@ def draw_reports(config: CellConfig, world: World, seed: int) -> Reports:
 def score(
     posterior: MapPosterior, world: World, reports: Reports, reference_dbm: float
 ) -> dict[str, float]:
-    """Compare a posterior with the truth: all map scores, and the RMSE by stratum [dB]."""
-    truth_dbm, free = world.scored_db + reference_dbm, world.site.free
+    """Compare a posterior with the truth: all map scores, and the RMSE by stratum [dB].
+
+    Outdoor cells whose truth is not known are left out.
+    """
+    truth_dbm, free = world.scored_db + reference_dbm, world.truth.free
     scores = score_map(posterior, truth_dbm, free, reference_dbm=reference_dbm)
+    if not np.array_equal(free, world.site.free):  # the whole picture needs a whole truth
+        scores = {name: one for name, one in scores.items() if not name.startswith("paper_")}
     transmitter = world.truth.transmitter
     masks = strata(
         world.site.grid,
-        free,
+        world.site.free,
         transmitter_m=None if transmitter is None else transmitter.place_m[:2],
         reported_m=reports.reported_m,
     )
+    masks = {name: mask & free for name, mask in masks.items()}
     scale = GreyScale()
     ends_dbm = (scale.min_db + reference_dbm, scale.max_db + reference_dbm)
     if posterior.transmitters and transmitter is not None:

@@ -62,6 +62,7 @@ CASES: tuple[str, ...] = (
     "streets",
     "offset",
     "two-transmitters",
+    "ray-traced",
 )
 """Cases in which something is unlike what estimators assume; RadioMapSeer and the campus are two
 more, with commands of their own. Settings: ``configs/mismatch/<case>.yaml``."""
@@ -188,8 +189,9 @@ class CellConfig:
 
     cell: str
     """Name of the cell; the file's name."""
-    world: Literal["cities", "radiomapseer"]
-    """Truth: our engine on real cities, or RadioMapSeer's ten public maps."""
+    world: Literal["cities", "radiomapseer", "ray-traced"]
+    """Truth: our engine on real cities, RadioMapSeer's ten public maps, or shipped ray-traced maps
+    of the test cities."""
     sampling: SamplingConfig
     """How the reports are taken."""
     report_seeds: tuple[int, ...]
@@ -217,8 +219,14 @@ class CellConfig:
         if strangers:
             msg = f"cell {self.cell!r}: {sorted(strangers)} are not cities of their split"
             raise ValueError(msg)
-        if (self.world == "cities") != bool(self.cities.test and self.cities.validation):
-            msg = f"cell {self.cell!r}: world 'cities' needs cities of both splits, others none"
+        needed = {"cities": (True, True), "ray-traced": (True, False)}.get(
+            self.world, (False, False)
+        )
+        if (bool(self.cities.test), bool(self.cities.validation)) != needed:
+            msg = (
+                f"cell {self.cell!r}: world 'cities' needs cities of both splits, 'ray-traced' "
+                "test cities alone, others none"
+            )
             raise ValueError(msg)
         unlisted = {self.headline, self.baseline} - set(self.methods)
         if unlisted:

@@ -4,7 +4,8 @@ Source: the inverse-crime rule. A city's truth comes from a grid of 0.5 m, avera
 cells of 1 m; estimators work on their own 1 m grid, see reports only, and know neither transmitter
 nor propagation parameters, which are drawn anew for each map. As the engine also makes training
 maps, every figure carries ``same_engine: true``. RadioMapSeer's maps exist on one grid only, which
-serves truth and inversion alike: ``same_operator: true``; all ten are one environment.
+serves truth and inversion alike: ``same_operator: true``; all ten are one environment. Ray-traced
+truths come from the package's files, on one grid too; cells without a path hold no truth.
 """
 
 import hashlib
@@ -28,7 +29,8 @@ from hertzmap.core.grid import Grid
 from hertzmap.core.seeds import generator
 from hertzmap.core.types import RadioMap, Scene, SceneRaster, Transmitter
 from hertzmap.core.units import GreyScale, to_db, to_linear
-from hertzmap.datasets import radiomapseer, splits
+from hertzmap.datasets import radiomapseer, raytraced, splits
+from hertzmap.datasets.raytraced import RayTraced
 from hertzmap.measurement.truth import TruthMap, truth_from_fine, truth_from_grid
 from hertzmap.propagation.dominant_path import DominantPath, Environment
 from hertzmap.propagation.draws import ParameterRanges, draw_parameters, draw_transmitter
@@ -64,6 +66,7 @@ _TRANSMITTER = TypeAdapter(Transmitter | None)
 _FLAGS: dict[str, dict[str, bool]] = {
     "cities": {"same_engine": True, "same_operator": False, "same_environment": False},
     "radiomapseer": {"same_engine": False, "same_operator": True, "same_environment": True},
+    "ray-traced": {"same_engine": False, "same_operator": True, "same_environment": False},
 }
 
 
@@ -91,7 +94,7 @@ class WorldKey:
     """Names one world; reading or making it is left to `load`."""
 
     family: str
-    """``cities`` or ``radiomapseer``."""
+    """``cities``, ``radiomapseer`` or ``ray-traced``."""
     place: str
     """City, or RadioMapSeer map."""
     index: int
@@ -120,14 +123,15 @@ class World:
     site: SceneRaster
     """Heights and free mask on the estimators' grid."""
     truth: TruthMap
-    """What the simulator reads reports from."""
+    """What the simulator reads reports from. Its free cells report and are scored: all of the
+    site's, but where a ray-traced map has no path."""
     scored_db: Float[np.ndarray, "rows cols"]
     """Path gain that metrics compare with [dB]; walls as the source of the truth has them."""
 
     @property
     def mean_db(self) -> float:
-        """Mean true path gain over free cells [dB], to 0.01."""
-        return round(float(self.scored_db[self.site.free].mean()), 2)
+        """Mean true path gain over scored cells [dB], to 0.01."""
+        return round(float(self.scored_db[self.truth.free].mean()), 2)
 
 
 def flags(family: str) -> dict[str, bool]:
@@ -152,6 +156,13 @@ def radiomapseer_keys() -> tuple[WorldKey, ...]:
     return tuple(WorldKey("radiomapseer", "radiomapseer-0", index) for index in range(antennas))
 
 
+def ray_traced_keys(cities: tuple[str, ...], maps_per_city: int) -> tuple[WorldKey, ...]:
+    """The shipped ray-traced maps of the cities, in the order of `city_keys`."""
+    return tuple(
+        WorldKey("ray-traced", city, index) for index in range(maps_per_city) for city in cities
+    )
+
+
 def load(key: WorldKey) -> World:
     """Read a world from the cache, or make and cache it.
 
@@ -160,6 +171,8 @@ def load(key: WorldKey) -> World:
     """
     if key.family == "radiomapseer":
         return _radiomapseer_world(key)
+    if key.family == "ray-traced":
+        return ray_traced_world(key, raytraced.load(key.place, key.index))
     kind = f"-{key.variant}" if key.variant else ""
     path = cache_folder() / "truths" / f"{key.place}-{key.index}{kind}-{_engine_digest()}.npz"
     if path.is_file():
@@ -242,6 +255,19 @@ def _radiomapseer_world(key: WorldKey) -> World:
     transmitter = maps.radio_map.transmitters[key.index]
     truth = truth_from_grid(site.grid, gain_db, site.free, transmitter=transmitter)
     return World(key, site, truth, GreyScale().to_db(maps.grey[key.index]))
+
+
+def ray_traced_world(key: WorldKey, traced: RayTraced) -> World:
+    """A ray-traced map as truth: known where a path was found, and unknown elsewhere."""
+    gain_db, known = traced.on_site()
+    truth = truth_from_grid(
+        traced.site.grid,
+        gain_db,
+        known,
+        transmitter=traced.transmitter,
+        parameters=traced.made,
+    )
+    return World(key, traced.site, truth, truth.path_gain_db)
 
 
 def cache_folder() -> Path:
