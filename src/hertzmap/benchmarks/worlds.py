@@ -51,7 +51,6 @@ _NO_PART_OF_TRUTHS = (
     "_solids.py",
     "arrays.py",
     "calibration.py",
-    "channel_base.py",
     "export.py",
     "material_fit.py",
     "path_layers.py",

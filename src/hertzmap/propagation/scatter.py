@@ -19,7 +19,7 @@ from hertzmap.core.errors import ConfigError
 from hertzmap.core.seeds import generator
 from hertzmap.core.types import Transmitter
 from hertzmap.core.units import SPEED_OF_LIGHT_M_S, wavelength_m
-from hertzmap.propagation.channel_base import AbstractChannelBackend
+from hertzmap.propagation.base import AbstractChannelBackend
 
 
 @final

@@ -44,8 +44,7 @@ from hertzmap.core.errors import MissingExtraError, PropagationError
 from hertzmap.core.grid import Grid
 from hertzmap.core.types import RadioMap, Scene, Terrain, Transmitter
 from hertzmap.core.units import wavelength_m
-from hertzmap.propagation.base import AbstractMapBackend
-from hertzmap.propagation.channel_base import AbstractChannelBackend
+from hertzmap.propagation.base import AbstractChannelBackend, AbstractMapBackend
 from hertzmap.propagation.path_layers import layers_from_paths
 from hertzmap.propagation.ray_budget import LEAST_HITS, RayBudget, SionnaConfig, expected_hits
 from hertzmap.scenes.export import write_mitsuba
