@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test rt check check-matrix bench-tables bench-mismatch bench-campus bench-utah bench-speed bench-knobs bench-propagation train tables clean
+.PHONY: demo test rt cluster check check-matrix bench-tables bench-mismatch bench-campus bench-utah bench-speed bench-knobs bench-propagation train tables clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info[:2] >= (3, 11), "hertzmap needs Python 3.11 or newer"'
@@ -17,7 +17,13 @@ $(VENV)/.rt: $(STAMP)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[rt]'
 	touch $@
 
+$(VENV)/.cluster: $(STAMP)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[cluster]'
+	touch $@
+
 rt: $(VENV)/.rt           ## ray tracing by Sionna RT; on a CPU it needs the system's libllvm19 too
+
+cluster: $(VENV)/.cluster ## datasets on many machines by Ray
 
 demo: $(STAMP)            ## the main job on bundled real input; writes demo-out/report.html
 	$(BIN)/hertzmap demo --out demo-out

@@ -289,3 +289,46 @@ def test_benchmarks_and_training_get_their_options(monkeypatch, tmp_path):
 def test_the_help_keeps_its_units():
     text = " ".join(done("network", "--help").stdout.split())
     assert "Side of a cell [m]." in text or "cell [m]" in text
+
+
+TINY_DATASET = """
+recipe: diffloc-uma
+users: 2
+fast_users: 1
+snapshots: 2
+users_per_shard: 2
+coverage_dbm: null
+"""
+
+
+def test_simulate_dataset_resumes_and_is_checked(tmp_path):
+    config, out = tmp_path / "tiny.yaml", tmp_path / "data"
+    config.write_text(TINY_DATASET)
+    part = done("simulate", "dataset", config, "--out", out, "--workers", 1, "--shard", "2/2")
+    assert "dataset.json" not in {path.name for path in out.iterdir()}
+    assert "whole" in part.stderr
+    result = done("simulate", "dataset", config, "--out", out, "--workers", 1, "--json", "-")
+    summary = json.loads(result.stdout)
+    assert summary["whole"] and summary["counts"]["links"] == 3 * 2 * 7 and summary["shards"] == 2
+    checked = json.loads(done("dataset", "check", out, "--json", "-").stdout)
+    assert checked["problems"] == 0 and checked["shards"] == 2
+    chunk = next(path for path in out.glob("shards/00001.zarr/rt/gain/c/**/*") if path.is_file())
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    assert "is damaged" in refused("dataset", "check", out)
+
+
+def test_simulate_dataset_refuses_what_it_does_not_know(tmp_path):
+    config = tmp_path / "tiny.yaml"
+    config.write_text(TINY_DATASET + "sped: 3\n")
+    assert "sped" in refused("simulate", "dataset", config, "--out", tmp_path / "data")
+    config.write_text(TINY_DATASET)
+    where = ("--out", tmp_path / "data", "--workers", 1)
+    assert "i/n" in refused("simulate", "dataset", config, *where, "--shard", "3/2")
+    assert "plan.json" in refused("dataset", "check", tmp_path / "nothing")
+
+
+def test_simulate_needs_no_command_for_a_place(tmp_path):
+    plain = run("simulate", tmp_path / "missing.osm")
+    named = run("simulate", "place", tmp_path / "missing.osm")
+    assert plain.exit_code == named.exit_code == 2 and plain.stderr == named.stderr
+    assert "place" in done("simulate", "--help").stdout

@@ -2,7 +2,7 @@
 
 import logging
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +19,7 @@ from hertzmap.core.errors import ConfigError, HertzmapError
 
 if TYPE_CHECKING:
     from hertzmap.apps.jobs import Area, Tell
+    from hertzmap.datasets.executors import Progress as ShardProgress
     from hertzmap.measurement.sampling import SamplingConfig
 
 _CONSOLE = Console(stderr=True)
@@ -40,6 +41,16 @@ class _Commands(TyperGroup):
             raise typer.Exit(2) from error
 
 
+class _Simulate(TyperGroup):
+    """`simulate OSM ...` stands for `simulate place OSM ...`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - as above
+        """Name the usual command where none is named."""
+        if args and args[0] not in (*self.commands, "--help"):
+            args = ["place", *args]
+        return super().parse_args(ctx, args)
+
+
 app = typer.Typer(
     cls=_Commands,
     rich_markup_mode="markdown",  # as markup, units like [m] would vanish from the help
@@ -52,7 +63,15 @@ bench = typer.Typer(
     no_args_is_help=True,
     help="Benchmarks; resumable, results go to the results folder.",
 )
-app.add_typer(bench, name="bench")
+simulation = typer.Typer(
+    cls=_Simulate,
+    rich_markup_mode="markdown",
+    no_args_is_help=True,
+    help="Simulate transmitters of a place (`simulate OSM ...`), or a whole dataset.",
+)
+datasets = typer.Typer(
+    rich_markup_mode="markdown", no_args_is_help=True, help="Look after generated datasets."
+)
 
 Extract = Annotated[
     Path, typer.Argument(help="OpenStreetMap extract: .osm, .osm.gz, .osm.bz2, .osm.pbf.")
@@ -163,7 +182,7 @@ def export(
     _finish(summary, json_to)
 
 
-@app.command()
+@simulation.command("place")
 def simulate(
     osm: Extract,
     at: Annotated[
@@ -225,6 +244,45 @@ def simulate(
         tell("reading the extract")
         found = jobs.open_scene(osm, _area(box, centre, radius))
         summary = jobs.simulate(found, out, options, seed=seed, tell=tell)
+    _finish(summary, json_to)
+
+
+@simulation.command("dataset")
+def simulate_dataset(
+    config: Annotated[
+        Path, typer.Argument(help="YAML file, e.g. configs/datasets/diffloc-uma-small.yaml.")
+    ],
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; one for each processor by default.")
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Address of a Ray cluster, or local; needs the extra `cluster`."),
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="Only part i/n of the shards, for jobs of an array.")
+    ] = None,
+    out: Out = Path("out/dataset"),
+    json_to: Json = None,
+) -> None:
+    """Generate a dataset; run it again to go on after a stop, however sudden."""
+    from hertzmap.apps import datasets as job
+
+    with _shards_bar() as tell:
+        summary = job.generate(config, out, job.RunOptions(workers, ray, shard), tell)
+    _finish(summary, json_to)
+
+
+@datasets.command("check")
+def dataset_check(
+    folder: Annotated[Path, typer.Argument(help="Folder of the dataset.")], json_to: Json = None
+) -> None:
+    """Check hashes, names, units, shapes and ranges of all shards."""
+    from hertzmap.apps import datasets as job
+
+    with _telling() as tell:
+        tell("checking")
+        summary = job.check(folder)
     _finish(summary, json_to)
 
 
@@ -559,6 +617,41 @@ def bench_knobs(
     _list(maps.run(["default"], out, method or list(maps.KNOBS), None, limit, "test", 1))
 
 
+@bench.command("data")
+def bench_data(
+    folder: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of generated datasets.")
+    ] = None,
+    kill: Annotated[int, typer.Option(min=0, help="Kill generations so often.")] = 0,
+    executors: Annotated[
+        bool, typer.Option("--executors", help="Compare one process, two, and two Ray workers.")
+    ] = False,
+    config: Annotated[Path, typer.Option(help="What --kill and --executors generate.")] = Path(
+        "configs/datasets/diffloc-uma-scatter.yaml"
+    ),
+    out: Out = Path("results/data"),
+) -> None:
+    """Figures of datasets: time, size, links, splits, taps; kills; executors."""
+    from hertzmap.apps import dataset_plots, plots
+    from hertzmap.benchmarks import data
+    from hertzmap.datasets.reader import Dataset
+
+    written = []
+    with _telling() as tell:
+        for one in folder or ():
+            written.append(data.run(one, out, tell))
+            dataset = Dataset(one)
+            picture = written[-1].with_suffix(".png")
+            plots.save(dataset_plots.dataset_figure(dataset), picture)
+            written.append(picture)
+        if kill:
+            tell(f"killing {kill} times")
+            written.append(data.run_kills(config, kill, out))
+        if executors:
+            written.append(data.run_executors(config, out, tell=tell))
+    _list(tuple(written))
+
+
 @bench.command("figures")
 def bench_figures(
     results: Annotated[Path, typer.Option(help="Folder of the result files.")] = Path("results"),
@@ -620,6 +713,11 @@ def methods() -> None:
     Console().print(table)
 
 
+app.add_typer(simulation, name="simulate")
+app.add_typer(datasets, name="dataset")
+app.add_typer(bench, name="bench")
+
+
 # --- helpers ------------------------------------------------------------------------------------
 
 
@@ -638,6 +736,28 @@ def _telling() -> Iterator["Tell"]:
         yield tell
         if last:
             _CONSOLE.print(f"[dim]· {escape(last.pop())}[/]", highlight=False)
+
+
+@contextmanager
+def _shards_bar() -> Iterator[Callable[["ShardProgress"], None]]:
+    """A bar over shards with the time that is left."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("shards"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+    )
+    with Progress(*columns, console=_CONSOLE) as bar:
+        task = bar.add_task("shards", total=None, left="")
+
+        def tell(state: "ShardProgress") -> None:
+            left = "" if state.eta_s is None else f"about {state.eta_s:.0f} s left"
+            bar.update(task, completed=state.done, total=state.total, left=left)
+
+        yield tell
 
 
 def _area(

@@ -51,12 +51,12 @@ _NO_PART_OF_TRUTHS = (
     "_solids.py",
     "arrays.py",
     "calibration.py",
-    "channel_base.py",
     "export.py",
     "material_fit.py",
     "path_layers.py",
     "ray_budget.py",
     "response.py",
+    "roads.py",
     "scatter.py",
     "sionna_rt.py",
 )

@@ -17,6 +17,8 @@ from jaxtyping import Bool, Float, Int
 
 from hertzmap.core.units import to_db, to_linear
 
+KPI_VERSION = 1
+"""Raise it when a formula gives other values; datasets carry it."""
 THERMAL_NOISE_DBM_HZ = -173.975
 """Thermal noise density k T at 290 K [dBm/Hz]; k = 1.380649e-23 J/K (SI)."""
 BASIC_TIME_S = 1.0 / (480e3 * 4096)

@@ -120,6 +120,16 @@ def extract_path(name: str) -> Path:
     return files[name]
 
 
+@lru_cache(maxsize=64)
+def extract_sha256(name: str) -> str:
+    """SHA-256 of a map extract's file, in hexadecimal.
+
+    Raises:
+        DataError: if there is no such extract.
+    """
+    return hashlib.sha256(extract_path(name).read_bytes()).hexdigest()
+
+
 def _extract_files() -> dict[str, Path]:
     folders = (BUNDLED / "osm", data_root() / "osm")
     return {

@@ -1,7 +1,11 @@
-"""What every map backend is: transmitters in, a RadioMap on the environment's grid out."""
+"""What every backend is: transmitters in, a `RadioMap` or `Channels` out."""
 
 from abc import ABC, abstractmethod
 
+import numpy as np
+from jaxtyping import Float
+
+from hertzmap.core.channels import Channels
 from hertzmap.core.types import RadioMap, Transmitter
 
 
@@ -19,4 +23,26 @@ class AbstractMapBackend(ABC):
 
         Raises:
             PropagationError: if a transmitter cannot be simulated.
+        """
+
+
+class AbstractChannelBackend(ABC):
+    """Turns stations and UE snapshots in a prepared world into lists of paths."""
+
+    @abstractmethod
+    def channels(
+        self,
+        transmitters: tuple[Transmitter, ...],
+        ue_m: Float[np.ndarray, "snapshots 3"],
+        velocity_m_s: Float[np.ndarray, "snapshots 3"] | None = None,
+    ) -> Channels:
+        """Paths of every UE snapshot to every station.
+
+        Args:
+            transmitters: the stations; their patterns play no role.
+            ue_m: (east, north, up) of each snapshot [m].
+            velocity_m_s: (east, north, up) of each snapshot [m/s]; at rest by default.
+
+        Raises:
+            PropagationError: if a station cannot be simulated.
         """

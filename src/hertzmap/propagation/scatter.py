@@ -19,7 +19,7 @@ from hertzmap.core.errors import ConfigError
 from hertzmap.core.seeds import generator
 from hertzmap.core.types import Transmitter
 from hertzmap.core.units import SPEED_OF_LIGHT_M_S, wavelength_m
-from hertzmap.propagation.channel_base import AbstractChannelBackend
+from hertzmap.propagation.base import AbstractChannelBackend
 
 
 @final
@@ -106,7 +106,8 @@ class ScatterWorld(AbstractChannelBackend):
         comes = np.concatenate([station_m[None], self.place_m]) - ue_m
         out, back = np.linalg.norm(leaves, axis=1), np.linalg.norm(comes, axis=1)
         length = np.where(np.arange(len(out)) == 0, out, out + back)
-        matrix = np.concatenate([np.eye(2)[None].astype(complex), self.matrix])
+        sight = np.diag([1.0, -1.0]).astype(complex)  # H points the other way at the far end
+        matrix = np.concatenate([sight[None], self.matrix])
         gain = wavelength / (4.0 * np.pi * length)[:, None, None] * matrix
         doppler = (comes / back[:, None]) @ speed_m_s / wavelength
         order = np.argsort(length, kind="stable")

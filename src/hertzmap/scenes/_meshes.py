@@ -12,6 +12,7 @@ from shapely.geometry import LineString
 from hertzmap.core.errors import SceneError
 from hertzmap.core.types import Scene, Terrain
 from hertzmap.scenes._solids import STEP_M, Surface, extrude
+from hertzmap.scenes.roads import width_m
 
 GROUND = "medium_dry_ground"
 """Material of the ground."""
@@ -31,22 +32,6 @@ THICKNESS_M = {
 [m]: usual walls, and ground so deep that nothing comes back from below; assumptions."""
 MARGIN_M = 50.0
 """Ground beyond the buildings and the scene's bounds [m], so that it reflects at the edge too."""
-_ROAD_WIDTH_M = {
-    "motorway": 12.0,
-    "trunk": 10.0,
-    "primary": 9.0,
-    "secondary": 8.0,
-    "tertiary": 7.0,
-    "residential": 6.0,
-    "unclassified": 6.0,
-    "living_street": 5.0,
-    "service": 4.0,
-    "pedestrian": 4.0,
-    "track": 3.0,
-}
-"""Usual widths of carriageways [m] by OSM class; assumption."""
-_PATH_M = 2.0
-"""Width of other ways [m]."""
 _ROAD_ABOVE_M = 0.1
 """Roads lie this high above the ground [m], so that viewers do not mix both."""
 _MITRE = 2.0
@@ -188,7 +173,7 @@ def _ribbon(line: LineString, kind: str, terrain: Terrain | None) -> Float[np.nd
     middle = before + after
     middle /= np.maximum(np.linalg.norm(middle, axis=1, keepdims=True), 1e-12)
     reach = 1.0 / np.maximum(np.sum(middle * after, axis=1, keepdims=True), 1.0 / _MITRE)
-    half = 0.5 * _ROAD_WIDTH_M.get(kind.removesuffix("_link"), _PATH_M)
+    half = 0.5 * width_m(kind)
     edges = np.stack([place + half * reach * middle, place - half * reach * middle], axis=1)
     edges = edges.reshape(-1, 2)
     up = np.zeros(len(edges)) if terrain is None else terrain.up_at(edges)
