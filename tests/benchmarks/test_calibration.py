@@ -105,7 +105,7 @@ def test_the_benchmark_fits_cities_it_is_not_scored_on(tmp_path, monkeypatch):
     assert fitted.n_nlos != PropagationParameters().n_nlos
     kept = json.loads(written[1].read_text())
     assert kept["held_out_rmse_db"][1] < kept["held_out_rmse_db"][0]
-    assert kept["truth_sha256"] == found.header["truth_sha256"]["rays"]
+    assert kept["truth_sha256"] == found.header["truth_sha256"]["paths"]
 
 
 @pytest.mark.slow
