@@ -483,7 +483,7 @@ def _write_numbers(path: Path, train: list[Seen], tried: _Tried, rules: Calibrat
         environment_class=f"city blocks: {', '.join(_cities(train))}",
         source=f"Sionna RT, {KINDS[0]}; {tried.rung.name}",
         truth_hash=_digest(train),
-        carrier_hz=train[0].traced.transmitter.carrier_hz,
+        carrier_hz=float(round(train[0].traced.transmitter.carrier_hz)),
         held_out_before_db=tried.start_db,
         held_out_after_db=tried.left_out_db,
     )
