@@ -120,3 +120,18 @@ def test_materials_are_recovered_and_the_derivative_is_right():
     for metric in [name for name in rows if "_tracer@" in name]:
         other = rows[metric.replace("_tracer@", "_differences@")]
         assert np.isclose(rows[metric], other, rtol=0.05, atol=0.01 * rows["rms_before_db"] ** 2)
+
+
+def test_in_sight_a_map_by_rays_has_the_gains_by_paths():
+    paths, rays, *_ = (one.traced for one in seen_of(4, "here"))
+    noisy = replace(rays.radio_map, path_gain_db=rays.radio_map.path_gain_db + 7.0)
+    mended = calibration.straight(replace(rays, radio_map=noisy), paths).radio_map
+    los = paths.radio_map.los
+    assert los is not None and los.any() and not los.all()
+    gap_db = mended.path_gain_db - paths.radio_map.path_gain_db
+    np.testing.assert_allclose(gap_db[los], 0.0)
+    np.testing.assert_allclose(gap_db[mended.valid & ~los], 7.0)
+    other = replace(
+        paths, radio_map=replace(paths.radio_map, transmitters=(Transmitter((0.0, 0.0, 1.0)),))
+    )
+    assert calibration.straight(rays, other) is calibration.straight(rays, None) is rays

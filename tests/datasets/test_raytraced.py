@@ -143,7 +143,7 @@ def test_a_shipped_map_says_what_it_is(path):
     assert "OpenStreetMap" in made["attribution"]
     assert grid.rows * grid.spacing_m == grid.cols * grid.spacing_m == 256.0
     assert traced.site.grid.shape == (256, 256) and traced.step == (
-        4 if traced_in_training(traced) else 2
+        4 if traced_in_training(traced) else 1
     )
     assert traced.lit_share > 0.2
     up_m = traced.transmitter.place_m[2]

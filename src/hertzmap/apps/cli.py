@@ -590,7 +590,7 @@ def bench_calibration(out: Out = Path("results/data")) -> None:
 
     with _telling() as tell:
         written = calibration.run(out / "calibration.json", progress=tell)
-    _list((written,))
+    _list(written)
 
 
 @bench.command("speed")

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from hertzmap.benchmarks import results
-from hertzmap.benchmarks.ray_traced import MARGIN_M, plans
+from hertzmap.benchmarks.ray_traced import MARGIN_M, RAYS_FROM, plans
 from hertzmap.benchmarks.results import ResultFile, ResultRow
 from hertzmap.core.errors import DataError, MissingExtraError
 from hertzmap.core.grid import Grid
@@ -220,6 +220,9 @@ def _try(
 def load_maps(part: str) -> list[Seen]:
     """The shipped maps of a part (``training`` or ``test``) in their environments.
 
+    Maps by rays have the gains of the map by paths in sight: all seeds send the same first rays, so
+    that few hits of a low antenna's rays do not average out there.
+
     Raises:
         DataError: if there is none, an extract is missing, or it is not what was traced.
     """
@@ -231,6 +234,10 @@ def load_maps(part: str) -> list[Seen]:
     if not found:
         msg = f"no ray-traced {part} map is at hand; make them with `hertzmap bench ray-traced`"
         raise DataError(msg)
+    by_paths = {
+        (one.extract, one.index + RAYS_FROM): one for one in found if one.made["kind"] == "paths"
+    }
+    found = [straight(one, by_paths.get((one.extract, one.index))) for one in found]
     environments: dict[tuple[str, Grid], Environment] = {}
     for traced in found:
         tile = traced.site.grid
@@ -239,6 +246,17 @@ def load_maps(part: str) -> list[Seen]:
             environment = Environment.prepare(scene, tile, margin_m=MARGIN_M)
             environments[traced.extract, tile] = environment
     return [place(traced, environments[traced.extract, traced.site.grid]) for traced in found]
+
+
+def straight(rays: RayTraced, paths: RayTraced | None) -> RayTraced:
+    """A map by rays with the gains by paths of the same antenna where both are in sight."""
+    if paths is None or paths.transmitter.place_m != rays.transmitter.place_m:
+        return rays
+    layers, los = rays.radio_map, paths.radio_map.los
+    assert los is not None
+    gain_db = np.where(los, paths.radio_map.path_gain_db, layers.path_gain_db)
+    seen = replace(layers, path_gain_db=gain_db, valid=layers.valid | los, los=los)
+    return replace(rays, radio_map=seen)
 
 
 def place(traced: RayTraced, environment: Environment) -> Seen:

@@ -54,7 +54,7 @@ SHOOTER = SionnaConfig(depth=6, radio_map=RayBudget(2_000_000, True))
 """How rays are shot."""
 SEEDS, LEAST_SEEDS = 5, 3
 """Seeds of a map by rays, and how many of them must reach a cell. Source: the engine's design."""
-TEST_STEP, CALIBRATION_STEP = 2, 4
+TEST_STEP, CALIBRATION_STEP = 1, 4
 """A receiver stands in every so many-th cell of 1 m, each way."""
 JUDGED_STEP = 8
 """A draw is judged on every so many-th cell, each way."""

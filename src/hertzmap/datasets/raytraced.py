@@ -89,10 +89,9 @@ class RayTraced:
         by distance; they are known if they are outdoors and all of these have a path.
         """
         gain_db, valid = self.radio_map.path_gain_db[0], self.radio_map.valid[0]
-        known = np.where(valid, gain_db, np.nan).astype(np.float64)
-        for axis, count in enumerate(self.site.grid.shape):
-            known = _between(np.moveaxis(known, axis, 0), self.step, count)
-            known = np.moveaxis(known, 0, axis)
+        rows, cols = self.site.grid.shape
+        known = _between(np.where(valid, gain_db, np.nan).astype(np.float64), self.step, rows)
+        known = _between(known.T, self.step, cols).T
         mask = np.isfinite(known) & self.site.free
         return np.where(mask, known, np.nan), mask
 
@@ -103,7 +102,8 @@ def every(site: SceneRaster, step: int) -> SceneRaster:
     free, height_m = site.free[::step, ::step], site.height_m[::step, ::step]
     shift = 0.5 * (step - 1) * grid.spacing_m
     origin = (grid.origin_m[0] - shift, grid.origin_m[1] - shift)
-    return SceneRaster(Grid(*free.shape, grid.spacing_m * step, origin), height_m, free)
+    rows, cols = free.shape
+    return SceneRaster(Grid(rows, cols, grid.spacing_m * step, origin), height_m, free)
 
 
 def _between(
