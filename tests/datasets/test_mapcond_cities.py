@@ -201,6 +201,7 @@ def test_held_out_cities_never_train(wrong):
         replace(SMALL, **wrong)
 
 
+@pytest.mark.slow
 def test_training_tiles_keep_clear_of_held_out_cities():
     from hertzmap.datasets.remote import extracts
 

@@ -630,6 +630,7 @@ def bench_data(
         "configs/datasets/diffloc-uma-scatter.yaml"
     ),
     out: Out = Path("results/data"),
+    images: Annotated[Path, typer.Option(help="Folder of the pictures.")] = Path("docs/images"),
 ) -> None:
     """Figures of datasets: time, size, links, splits, taps; kills; executors."""
     from hertzmap.apps import dataset_plots, plots
@@ -641,7 +642,7 @@ def bench_data(
         for one in folder or ():
             written.append(data.run(one, out, tell))
             dataset = Dataset(one)
-            picture = written[-1].with_suffix(".png")
+            picture = images / f"{written[-1].stem}.png"
             plots.save(dataset_plots.dataset_figure(dataset), picture)
             written.append(picture)
         if kill:

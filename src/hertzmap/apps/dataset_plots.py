@@ -40,7 +40,7 @@ def layout_figure(dataset: Dataset, *, width_in: float = 11.0) -> Figure:
     view = (float(low[0]), float(low[1]), float(high[0]), float(high[1]))
     figure = plots._figure(width_in, 0.52 * width_in)
     for number, (title, split) in enumerate(
-        (("walking users, split `user`", "user"), ("driving users, split `fast-user`", "fast-user"))
+        (("walking users, split user", "user"), ("driving users, split fast-user", "fast-user"))
     ):
         axes = figure.add_subplot(1, 2, number + 1)
         plots._draw_roads(axes, scene)

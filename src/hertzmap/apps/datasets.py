@@ -61,8 +61,17 @@ def generate(
     }
     if finished:
         facts = store.read_json(folder / recipes.DATASET, "generate the dataset again")
-        summary["counts"] = facts["counts"]
+        summary["counts"] = _without_sums(facts["counts"])
     return summary
+
+
+def _without_sums(counts: dict[str, Any]) -> dict[str, Any]:
+    """Counts that people read; sums for constants of normalisation stay in the file."""
+    return {
+        name: _without_sums(value) if isinstance(value, dict) else value
+        for name, value in counts.items()
+        if not name.endswith("_sum")
+    }
 
 
 def size_bytes(folder: Path) -> int:

@@ -452,7 +452,70 @@ def _speed(folder: Path) -> str:
     return _markdown(head, rows) + "\n\n" + note
 
 
+_DATASETS = ("diffloc-uma", "mapcond-cities", "mapcond-cities-traced")
+"""Datasets whose figures are shown."""
+
+
+def _datasets(folder: Path) -> str:
+    """What each dataset holds and costs."""
+    rows = []
+    for name in _DATASETS:
+        found = _read(folder, f"data/{name}")
+        if found is None:
+            continue
+        recipe = found.header["recipe"]
+        whole = {row.metric: row.mean for row in found.results if row.method == recipe}
+        if "links" in whole:
+            content = (
+                f"{whole['links']:,.0f} links, {whole['paths_of_a_link']:.1f} paths each, "
+                f"{whole['links_with_paths']:.0f} % with a path"
+            )
+        else:
+            tiles, cells, ways = (
+                sum(row.mean for row in found.results if row.metric == metric)
+                for metric in ("tiles", "radio_cells", "sequences")
+            )
+            content = f"{tiles:.0f} tiles, {cells:.0f} radio cells, {ways:,.0f} sequences"
+        rows.append(
+            [
+                name,
+                f"{found.header['engine']}",
+                content,
+                f"{whole['cpu_seconds_of_shards'] / 60.0:.1f}",
+                f"{whole['wall_seconds'] / 60.0:.0f}",
+                f"{whole['peak_rss']:.0f}",
+                f"{whole['size']:.0f}",
+            ]
+        )
+    head = [
+        "dataset",
+        "engine",
+        "holds",
+        "processor time [min]",
+        "time on the clock [min]",
+        "peak memory [MiB]",
+        "size [MiB]",
+    ]
+    return _markdown(head, rows) if rows else _NOT_RUN
+
+
+def _stations(folder: Path) -> str:
+    """Links of `diffloc-uma` by base station."""
+    found = _read(folder, "data/diffloc-uma")
+    if found is None:
+        return _NOT_RUN
+    metrics = ("links_with_paths", "line_of_sight")
+    names = [name for name in found.methods() if name.startswith("BS")]
+    rows = [
+        [title, *(f"{row.mean:.0f}" for name in names if (row := found.row(name, metric)))]
+        for title, metric in zip(("with a path", "in line of sight"), metrics, strict=True)
+    ]
+    return _markdown(["links [%]", *names], rows)
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
+    "datasets": _datasets,
+    "stations": _stations,
     "campus-rsrp": _campus,
     "maps-default": _default,
     "maps-psnr": _record("psnr_db"),
