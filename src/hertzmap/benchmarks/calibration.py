@@ -103,6 +103,8 @@ class CalibrationBenchConfig:
     """Side of the area in which materials are fitted [m]."""
     material_spacing_m: float = 8.0
     """Its cells [m]."""
+    material_rounds: int = 20
+    """Most iterations of their fit."""
 
 
 @final
@@ -414,7 +416,7 @@ def material_rows(settings: CalibrationBenchConfig) -> list[ResultRow]:
     set_materials(tracer, start)
     rows = _derivative_rows(tracer, truth, start)
     set_materials(tracer, start)
-    fit = calibrate_materials(tracer, truth, names)
+    fit = calibrate_materials(tracer, truth, names, rounds=settings.material_rounds)
 
     def row(metric: str, unit: str, value: float) -> ResultRow:
         return ResultRow("materials", metric, unit, _tidy(value), None, 1)
@@ -430,8 +432,8 @@ def material_rows(settings: CalibrationBenchConfig) -> list[ResultRow]:
     rows += [
         row("rms_before_db", "dB", fit.rms_before_db),
         row("rms_after_db", "dB", fit.rms_after_db),
-        row("maps_traced", "1", fit.evaluations),
-        row("cells", "1", int(truth.valid.sum())),
+        row("maps_traced", "1", float(fit.evaluations)),
+        row("cells", "1", float(truth.valid.sum())),
     ]
     return rows
 
