@@ -513,7 +513,33 @@ def _stations(folder: Path) -> str:
     return _markdown(["links [%]", *names], rows)
 
 
+def _calibration(folder: Path) -> str:
+    """The dominant path against ray tracing, on cities left out of the fit."""
+    found = _read(folder, "data/calibration")
+    if found is None:
+        return _NOT_RUN
+    metrics = ("los_bias_db", "los_std_db", "nlos_bias_db", "nlos_std_db", "rmse_db")
+    rows = []
+    for method in found.methods():
+        held = [found.row(method, f"left_out_{metric}") for metric in metrics]
+        if all(held):
+            rows.append([method, *(f"{row.mean:.1f}" for row in held if row)])
+        held = [found.row(method, f"test_{metric}") for metric in metrics]
+        if all(held):
+            rows.append([f"{method} (test cities)", *(f"{row.mean:.1f}" for row in held if row)])
+    head = [
+        "truth: model",
+        "in sight, bias [dB]",
+        "deviation [dB]",
+        "out of sight, bias [dB]",
+        "deviation [dB]",
+        "RMSE [dB]",
+    ]
+    return _markdown(head, rows)
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
+    "calibration": _calibration,
     "datasets": _datasets,
     "stations": _stations,
     "campus-rsrp": _campus,
