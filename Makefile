@@ -28,8 +28,8 @@ cluster: $(VENV)/.cluster ## datasets on many machines by Ray
 demo: $(STAMP)            ## the main job on bundled real input; writes demo-out/report.html
 	$(BIN)/hertzmap demo --out demo-out
 
-test: $(STAMP)            ## all tests, docs and examples
-	$(BIN)/python -m pytest -q
+test: $(STAMP)            ## all tests, docs and examples, on two cores
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: $(STAMP)           ## static checks
 	$(BIN)/ruff format --check .
