@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from hertzmap.benchmarks import results
+from hertzmap.benchmarks.propagation import Rung
 from hertzmap.benchmarks.ray_traced import MARGIN_M, RAYS_FROM, plans
 from hertzmap.benchmarks.results import ResultFile, ResultRow
 from hertzmap.core.errors import DataError, MissingExtraError
@@ -65,19 +66,6 @@ UNLIKE = 1e-3
 KINDS = ("paths", "rays")
 """Kinds of truth; the numbers that are kept come from the first."""
 _NINE = CalibrationConfig().free
-
-
-@final
-@dataclass(frozen=True)
-class Rung:
-    """One way to fit the model."""
-
-    name: str
-    """Name in the result file."""
-    start: PropagationParameters
-    """Starting numbers."""
-    free: tuple[str, ...]
-    """Numbers that are fitted; none means that the starting numbers are scored."""
 
 
 RUNGS = (
