@@ -452,7 +452,7 @@ def _speed(folder: Path) -> str:
     return _markdown(head, rows) + "\n\n" + note
 
 
-_DATASETS = ("diffloc-uma", "mapcond-cities", "mapcond-cities-traced")
+_DATASETS = ("diffloc-uma", "mapcond-cities")
 """Datasets whose figures are shown."""
 
 
