@@ -12,6 +12,9 @@ from jaxtyping import Complex, Float, Int, UInt8
 
 from hertzmap.core.types import Transmitter
 
+ARRIVAL_WINDOW_DB = 25.0
+"""The time of arrival is that of the earliest path within this of the strongest [dB]; ours, one
+rule for routes of the dominant path, for traced paths and for reports."""
 LINE_OF_SIGHT, REFLECTED, DIFFRACTED, SCATTERED, TRANSMITTED = 0, 1, 2, 4, 8
 """Bits of `Channels.kind`: what a path met on its way; 0 is the line of sight."""
 

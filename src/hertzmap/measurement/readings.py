@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Complex, Float, Int
 
 from hertzmap.core import kpi
-from hertzmap.core.channels import Channels
+from hertzmap.core.channels import ARRIVAL_WINDOW_DB, Channels
 from hertzmap.core.errors import ReportsError
 from hertzmap.core.kpi import PowerBudget
 from hertzmap.core.layers import budgets_of
@@ -21,8 +21,6 @@ from hertzmap.core.types import RadioMap
 from hertzmap.core.units import to_linear
 from hertzmap.measurement.operator import bilinear, nearest_free
 
-STRONG_DB = 25.0
-"""A path this far below the strongest one still counts as the first arrival [dB]; ours."""
 COUNTED_DB = 30.0
 """A path this far below the strongest one still counts as one [dB]; ours."""
 
@@ -172,7 +170,7 @@ def read_channels(
     )
     some = np.asarray(np.isfinite(gain).any(axis=1))
     strongest = np.where(some, np.nanmax(np.where(some[:, None], gain, 0.0), axis=1), np.nan)
-    strong = gain >= strongest[:, None] - STRONG_DB
+    strong = gain >= strongest[:, None] - ARRIVAL_WINDOW_DB
     first = np.min(np.where(strong, delay, np.inf), axis=1, initial=np.inf)
     counted = (gain >= strongest[:, None] - COUNTED_DB).sum(axis=1)
 

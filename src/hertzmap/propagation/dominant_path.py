@@ -21,6 +21,7 @@ import shapely
 from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
+from hertzmap.core.channels import ARRIVAL_WINDOW_DB
 from hertzmap.core.errors import PropagationError
 from hertzmap.core.grid import Grid
 from hertzmap.core.types import RadioMap, Scene, SceneRaster, Transmitter
@@ -47,8 +48,6 @@ NEAREST_M = 0.5
 """Route lengths are not taken below this [m]."""
 WAVEGUIDE_REACH_M = 40.0
 """Street width beyond which walls no longer guide the wave [m]; engine design figure."""
-ARRIVAL_WINDOW_DB = 25.0
-"""The delay is that of the earliest route within this of the strongest [dB]."""
 LEAST_HEIGHT_M = 0.1
 """Height of footprints whose heights only a raster knows [m]."""
 NO_ROUTE_DB = np.float32(-1e4)

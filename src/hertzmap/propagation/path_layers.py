@@ -3,13 +3,10 @@
 import numpy as np
 from jaxtyping import Int
 
-from hertzmap.core.channels import Channels
+from hertzmap.core.channels import ARRIVAL_WINDOW_DB, Channels
 from hertzmap.core.grid import Grid
 from hertzmap.core.types import RadioMap
 from hertzmap.propagation.antennas import gain_dbi
-
-ARRIVAL_WINDOW_DB = 25.0
-"""The delay is that of the earliest path within this of the strongest [dB]."""
 
 
 def layers_from_paths(
